@@ -1,0 +1,92 @@
+"""What a way of computing convolution or pooling must offer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastconv.shapes import ConvShape, PoolShape
+
+#: The three operations of a convolution.
+OPERATIONS = ("forward", "input_grad", "weight_grad")
+
+
+class Algorithm(ABC):
+    """One way to compute a convolution and its two gradients.
+
+    Arrays come with three spatial axes and logical order whatever the layout: x and grad_x (N, C, D, H, W),
+    weight and grad_weight (K, C // groups, T, R, S), y and grad_output (N, K, *output), bias (K,).
+    The memory of each is contiguous in the shape's layout, so that in "NHWC" these are transposed
+    views. All have one dtype, float32 or float64, and sizes that agree with `shape`. `out` is
+    overwritten, whatever it held. No array may be written to but `out`. No array is empty.
+    """
+
+    name: str
+    summary: str
+
+    def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+        """None, or the reason why this algorithm cannot do `op`."""
+        return None
+
+    def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
+        """Bytes needed besides the arguments and `out`."""
+        return 0
+
+    def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
+        """What a reader of the plan may want to know: block and tile sizes."""
+        return {}
+
+    @abstractmethod
+    def forward(
+        self,
+        x: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        relu: bool,
+        out: np.ndarray,
+        shape: ConvShape,
+    ) -> None:
+        """out = conv(x, weight) + bias, and no less than 0 with `relu`."""
+
+    @abstractmethod
+    def input_grad(
+        self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
+    ) -> None:
+        """out = d sum(grad_output * conv(x, weight)) / dx."""
+
+    @abstractmethod
+    def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
+        """out = d sum(grad_output * conv(x, weight)) / dweight."""
+
+
+class PoolAlgorithm(ABC):
+    """One way to compute pooling over each channel; arrays as for `Algorithm`.
+
+    `indices` are int64, or None where they are not wanted. `divisor` is 0, or replaces the number of
+    cells that an average is divided by.
+    """
+
+    name: str
+    summary: str
+
+    @abstractmethod
+    def max_pool(
+        self, x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, shape: PoolShape
+    ) -> None: ...
+
+    @abstractmethod
+    def avg_pool(
+        self, x: np.ndarray, out: np.ndarray, shape: PoolShape, count_padding: bool, divisor: int
+    ) -> None: ...
+
+    @abstractmethod
+    def avg_pool_backward(
+        self,
+        grad_output: np.ndarray,
+        out: np.ndarray,
+        shape: PoolShape,
+        count_padding: bool,
+        divisor: int,
+    ) -> None: ...

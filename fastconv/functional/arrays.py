@@ -1,0 +1,149 @@
+"""The boundary between the user's arrays and the algorithms'.
+
+Coming in, arrays are checked, made contiguous, aligned and native, and viewed with three spatial axes in
+logical order (N, C, D, H, W). Going out, the extra axes are dropped again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.shapes import array_shape
+
+_FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+_FLOAT64: np.dtype[Any] = np.dtype(np.float64)
+
+
+def _array(function: str, name: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{function}: {name} is a masked array, whose mask would be ignored; "
+            "fill it first, as with .filled(0)"
+        )
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        return np.asarray(value)
+    raise TypeError(f"{function}: {name} must be a numpy.ndarray, got {type(value).__name__}")
+
+
+def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array itself if kernels can read it, else a copy that they can."""
+    if array.dtype is not dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        array = np.ascontiguousarray(array, dtype)
+        if not array.flags.aligned:
+            array = array.copy()
+    return array
+
+
+def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
+    """Check that all arrays are float32 or all float64; None is passed on.
+
+    Returns the common dtype and the arrays in a form that kernels can read: native, aligned, contiguous.
+    """
+    common: np.dtype | None = None
+    result: list[Any] = []
+    for name, value in arrays.items():
+        if value is None:
+            result.append(None)
+            continue
+        array = value if type(value) is np.ndarray else _array(function, name, value)
+        native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+        if native == _FLOAT32:
+            dtype = _FLOAT32
+        elif native == _FLOAT64:
+            dtype = _FLOAT64
+        else:
+            raise TypeError(
+                f"{function}: {name} must have dtype float32 or float64, got {array.dtype}; "
+                f"convert it, as with {name}.astype(numpy.float32)"
+            )
+        if common is None:
+            common = dtype
+        elif dtype is not common:
+            dtypes = ", ".join(
+                f"{key} {np.asarray(item).dtype}" for key, item in arrays.items() if item is not None
+            )
+            raise TypeError(f"{function}: all arrays must have one dtype, got {dtypes}")
+        result.append(_plain(array, dtype))
+    assert common is not None
+    return common, result
+
+
+def index_array(function: str, name: str, value: Any, limit: int) -> np.ndarray:
+    """Integers of any kind as contiguous int64, each from 0 to `limit` - 1."""
+    array = _array(function, name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{function}: {name} must have an integer dtype, got {array.dtype}")
+    if array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= limit:
+            raise ValueError(
+                f"{function}: {name} must be positions in the input plane, 0 to {limit - 1}, "
+                f"got values from {low} to {high}"
+            )
+    return _plain(array, np.dtype(np.int64))
+
+
+def check_shape(function: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {array.shape}")
+
+
+def lift_weight(array: np.ndarray, rank: int, layout: str) -> np.ndarray:
+    """View a weight as (K, C // groups, T, R, S)."""
+    ones = (1,) * (3 - rank)
+    if layout == "NCHW":
+        return array.reshape(*array.shape[:2], *ones, *array.shape[2:])
+    return array.reshape(*ones, *array.shape).transpose(4, 3, 0, 1, 2)
+
+
+def lift_like_x(function: str, name: str, array: np.ndarray, rank: int, layout: str) -> np.ndarray:
+    """View x, y or their like as (N, C, D, H, W)."""
+    facts = array_shape(function, name, array.shape, rank, layout)
+    ones = (1,) * (3 - rank)
+    if layout == "NCHW":
+        return array.reshape(facts.batch, facts.channels, *ones, *facts.spatial)
+    return array.reshape(facts.batch, *ones, *facts.spatial, facts.channels).transpose(0, 4, 1, 2, 3)
+
+
+class Output:
+    """The array that a function returns: a fresh one, or the user's `out`.
+
+    `array` is what the algorithm fills. Where `out` is not contiguous, or overlaps an input that is
+    still to be read, that is another array, which `finish` copies into `out`.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        out: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        inputs: tuple[np.ndarray | None, ...],
+    ) -> None:
+        self._out = out
+        self._indirect = False
+        if out is None:
+            self.array = np.empty(shape, dtype)
+            return
+        if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+            raise TypeError(f"{function}: out must be a numpy.ndarray, got {type(out).__name__}")
+        if out.dtype != dtype or not out.dtype.isnative:
+            raise TypeError(f"{function}: out must have dtype {dtype}, as x has, got {out.dtype}")
+        check_shape(function, "out", out, shape)
+        if not out.flags.writeable:
+            raise ValueError(f"{function}: out is read-only")
+        usable = out.flags.c_contiguous and out.flags.aligned
+        overlaps = any(np.may_share_memory(out, array) for array in inputs if array is not None)
+        self._indirect = overlaps or not usable
+        self.array = np.empty(shape, dtype) if self._indirect else np.asarray(out)
+
+    def finish(self) -> np.ndarray:
+        """The array to return."""
+        out = self.array if self._out is None else self._out
+        if self._indirect:
+            out[...] = self.array
+        return np.asanyarray(out)

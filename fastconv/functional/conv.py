@@ -1,0 +1,497 @@
+"""Convolution, its gradients, and transposed convolution.
+
+Every function goes the same way: check and normalise the arguments, look up the geometry, find the
+algorithm, allocate the result, run. The functions for one, two and three dimensions differ in their rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv.functional import run
+from fastconv.functional.arrays import Output, check_shape, real_arrays
+from fastconv.functional.padding import Border
+from fastconv.shapes import Ints, Padding, shape_argument
+
+
+class ConvGrads(NamedTuple):
+    """Gradients of a convolution; None where not needed."""
+
+    x: np.ndarray | None
+    weight: np.ndarray | None
+    bias: np.ndarray | None
+
+
+# --- convolution --------------------------------------------------------------------------------
+
+
+def conv1d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: str | None = None,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Convolution of signals x (N, C, L) with weight (K, C // groups, R): see `conv2d`.
+
+    >>> import numpy as np
+    >>> conv1d(np.ones((2, 3, 16)), np.ones((4, 3, 5)), padding="same").shape
+    (2, 4, 16)
+    """
+    args = (stride, padding, dilation, groups, padding_mode, activation, layout, algorithm, out)
+    return _forward("conv1d", 1, x, weight, bias, *args)
+
+
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: str | None = None,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Convolution of images, as neural networks define it: cross-correlation, without a flip.
+
+    With c over the channels of k's group, and x zero outside its borders::
+
+        y[n, k, i, j] = bias[k] + sum over c, r, s of
+            x[n, c, i * stride - pad + r * dilation, j * stride - pad + s * dilation] * weight[k, c, r, s]
+
+    Parameters
+    ----------
+    x : ndarray, (N, C, H, W), or (C, H, W) for one image
+        float32 or float64, any memory order. With ``layout="NHWC"``: (N, H, W, C).
+    weight : ndarray, (K, C // groups, R, S)
+        The dtype of x. With ``layout="NHWC"``: (R, S, C // groups, K).
+    bias : ndarray, (K,), optional
+    stride, dilation : int or one int per spatial axis
+    padding : int, one int per axis, one (before, after) pair per axis, or str
+        "valid" is 0; "same" gives y the size ceil(in / stride) with the odd cell at the end, "same_lower"
+        at the start.
+    groups : int
+        Channels are cut into this many groups that do not see each other.
+    padding_mode : "zeros", "reflect", "replicate" or "circular"
+        What lies beyond the borders.
+    activation : None or "relu"
+        Applied to the result.
+    layout : "NCHW" or "NHWC"
+        Where the channels are, in x, weight and y.
+    algorithm : str
+        A key of `fastconv.ALGORITHMS`.
+    out : ndarray, optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray, (N, K, P, Q), or (N, P, Q, K) with ``layout="NHWC"``
+        P = (H + pad_before + pad_after - dilation * (R - 1) - 1) // stride + 1, and so Q.
+
+    Raises
+    ------
+    ValueError
+        Shapes or values that do not fit together; an algorithm that cannot do what is asked.
+    TypeError
+        Another dtype than float32 or float64, several dtypes, something else than an array or an int.
+
+    Notes
+    -----
+    Names and order of the arguments are those of ``torch.nn.functional.conv2d``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.ones((8, 3, 32, 32), np.float32)
+    >>> weight = np.ones((10, 3, 5, 5), np.float32)
+    >>> conv2d(x, weight).shape
+    (8, 10, 28, 28)
+    >>> conv2d(x, weight, stride=2, padding="same", activation="relu").shape
+    (8, 10, 16, 16)
+    """
+    args = (stride, padding, dilation, groups, padding_mode, activation, layout, algorithm, out)
+    return _forward("conv2d", 2, x, weight, bias, *args)
+
+
+def conv3d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: str | None = None,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Convolution of volumes x (N, C, D, H, W) with weight (K, C // groups, T, R, S): see `conv2d`.
+
+    >>> import numpy as np
+    >>> conv3d(np.ones((1, 2, 8, 8, 8)), np.ones((4, 2, 3, 3, 3)), padding=((0, 0), (1, 1), (1, 1))).shape
+    (1, 4, 6, 8, 8)
+    """
+    args = (stride, padding, dilation, groups, padding_mode, activation, layout, algorithm, out)
+    return _forward("conv3d", 3, x, weight, bias, *args)
+
+
+def _forward(
+    function: str,
+    rank: int,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    padding_mode: Any,
+    activation: Any,
+    layout: str,
+    algorithm: str,
+    out: np.ndarray | None,
+) -> np.ndarray:
+    if activation not in (None, "relu"):
+        raise ValueError(f'{function}: activation must be None or "relu", got {activation!r}')
+    dtype, (x, weight, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
+    facts = (weight.shape, stride, padding, dilation, groups, layout)
+    shape = run.geometry(function, rank, x.shape, *facts)
+    if bias is not None:
+        check_shape(function, "bias", bias, (shape.out_channels,))
+    result = Output(function, out, run.y_shape(shape, x.ndim), dtype, (x, weight, bias))
+    x, shape = Border(function, padding_mode, shape, x.shape).pad(x)
+    run.forward(function, x, weight, bias, activation == "relu", result.array, shape, algorithm)
+    return result.finish()
+
+
+# --- gradients ----------------------------------------------------------------------------------
+
+
+def conv1d_backward(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    needs: Sequence[bool] = (True, True, True),
+) -> ConvGrads:
+    """Gradients of `conv1d` with respect to x, weight and bias: see `conv2d_backward`."""
+    args = (stride, padding, dilation, groups, padding_mode, layout, algorithm, needs)
+    return _backward("conv1d_backward", 1, grad_output, x, weight, *args)
+
+
+def conv2d_backward(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    needs: Sequence[bool] = (True, True, True),
+) -> ConvGrads:
+    """Gradients of `conv2d` with respect to x, weight and bias.
+
+    With y = conv2d(x, weight, bias, ...) and a loss whose derivative by y is `grad_output`.
+
+    Parameters
+    ----------
+    grad_output : ndarray, the shape of y
+    x, weight, stride, padding, dilation, groups, padding_mode, layout, algorithm
+        As given to `conv2d`.
+    needs : three bools
+        Which of the gradients of x, weight and bias to compute.
+
+    Returns
+    -------
+    ConvGrads
+        A named tuple (x, weight, bias), each the shape of what it is the gradient of; None where not needed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv2d`; and if `grad_output` has not the shape of y.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, weight = np.ones((2, 3, 8, 8)), np.ones((4, 3, 3, 3))
+    >>> grads = conv2d_backward(np.ones((2, 4, 6, 6)), x, weight)
+    >>> grads.x.shape, grads.weight.shape, grads.bias.shape
+    ((2, 3, 8, 8), (4, 3, 3, 3), (4,))
+    """
+    args = (stride, padding, dilation, groups, padding_mode, layout, algorithm, needs)
+    return _backward("conv2d_backward", 2, grad_output, x, weight, *args)
+
+
+def conv3d_backward(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    needs: Sequence[bool] = (True, True, True),
+) -> ConvGrads:
+    """Gradients of `conv3d` with respect to x, weight and bias: see `conv2d_backward`."""
+    args = (stride, padding, dilation, groups, padding_mode, layout, algorithm, needs)
+    return _backward("conv3d_backward", 3, grad_output, x, weight, *args)
+
+
+def _backward(
+    function: str,
+    rank: int,
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    padding_mode: Any,
+    layout: str,
+    algorithm: str,
+    needs: Sequence[bool],
+) -> ConvGrads:
+    need_x, need_weight, need_bias = run.check_needs(function, needs)
+    _, (grad_output, x, weight) = real_arrays(function, grad_output=grad_output, x=x, weight=weight)
+    facts = (weight.shape, stride, padding, dilation, groups, layout)
+    shape = run.geometry(function, rank, x.shape, *facts)
+    check_shape(function, "grad_output", grad_output, run.y_shape(shape, x.ndim))
+    border = Border(function, padding_mode, shape, x.shape)
+    x, shape = border.pad(x)
+    grad_x = grad_weight = grad_bias = None
+    if need_x:
+        grad_x = run.input_grad(function, grad_output, weight, x.shape, shape, algorithm)
+        grad_x = border.fold(grad_x)
+    if need_weight:
+        grad_weight = run.weight_grad(function, grad_output, x, weight.shape, shape, algorithm)
+    if need_bias:
+        grad_bias = run.bias_grad(grad_output, rank, layout)
+    return ConvGrads(grad_x, grad_weight, grad_bias)
+
+
+def conv1d_input_grad(
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    input_shape: Sequence[int],
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Gradient of `conv1d` with respect to x: see `conv2d_input_grad`."""
+    args = (stride, padding, dilation, groups, layout, algorithm)
+    return _input_grad_of("conv1d_input_grad", 1, grad_output, weight, input_shape, *args)
+
+
+def conv2d_input_grad(
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    input_shape: Sequence[int],
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Gradient of `conv2d` with respect to x, which it does not depend on but for its shape.
+
+    Parameters
+    ----------
+    grad_output : ndarray, the shape of y
+    weight, stride, padding, dilation, groups, layout, algorithm
+        As given to `conv2d`.
+    input_shape : sequence of int
+        The shape of x.
+
+    Returns
+    -------
+    grad_x : ndarray of shape `input_shape`
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv2d_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d_input_grad(np.ones((2, 4, 3, 3)), np.ones((4, 3, 2, 2)), (2, 3, 6, 7), stride=2).shape
+    (2, 3, 6, 7)
+    """
+    args = (stride, padding, dilation, groups, layout, algorithm)
+    return _input_grad_of("conv2d_input_grad", 2, grad_output, weight, input_shape, *args)
+
+
+def conv3d_input_grad(
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    input_shape: Sequence[int],
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Gradient of `conv3d` with respect to x: see `conv2d_input_grad`."""
+    args = (stride, padding, dilation, groups, layout, algorithm)
+    return _input_grad_of("conv3d_input_grad", 3, grad_output, weight, input_shape, *args)
+
+
+def _input_grad_of(
+    function: str,
+    rank: int,
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    input_shape: Sequence[int],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: str,
+    algorithm: str,
+) -> np.ndarray:
+    _, (grad_output, weight) = real_arrays(function, grad_output=grad_output, weight=weight)
+    x_shape = shape_argument(function, "input_shape", input_shape)
+    facts = (weight.shape, stride, padding, dilation, groups, layout)
+    shape = run.geometry(function, rank, x_shape, *facts)
+    check_shape(function, "grad_output", grad_output, run.y_shape(shape, len(x_shape)))
+    return run.input_grad(function, grad_output, weight, x_shape, shape, algorithm)
+
+
+def conv1d_weight_grad(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight_shape: Sequence[int],
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Gradient of `conv1d` with respect to weight: see `conv2d_weight_grad`."""
+    args = (stride, padding, dilation, groups, layout, algorithm)
+    return _weight_grad_of("conv1d_weight_grad", 1, grad_output, x, weight_shape, *args)
+
+
+def conv2d_weight_grad(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight_shape: Sequence[int],
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Gradient of `conv2d` with respect to weight, which it does not depend on but for its shape.
+
+    Parameters
+    ----------
+    grad_output : ndarray, the shape of y
+    x, stride, padding, dilation, groups, layout, algorithm
+        As given to `conv2d`.
+    weight_shape : sequence of int
+        The shape of weight.
+
+    Returns
+    -------
+    grad_weight : ndarray of shape `weight_shape`
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv2d_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d_weight_grad(np.ones((2, 4, 6, 6)), np.ones((2, 3, 8, 8)), (4, 3, 3, 3)).shape
+    (4, 3, 3, 3)
+    """
+    args = (stride, padding, dilation, groups, layout, algorithm)
+    return _weight_grad_of("conv2d_weight_grad", 2, grad_output, x, weight_shape, *args)
+
+
+def conv3d_weight_grad(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight_shape: Sequence[int],
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Gradient of `conv3d` with respect to weight: see `conv2d_weight_grad`."""
+    args = (stride, padding, dilation, groups, layout, algorithm)
+    return _weight_grad_of("conv3d_weight_grad", 3, grad_output, x, weight_shape, *args)
+
+
+def _weight_grad_of(
+    function: str,
+    rank: int,
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight_shape: Sequence[int],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: str,
+    algorithm: str,
+) -> np.ndarray:
+    _, (grad_output, x) = real_arrays(function, grad_output=grad_output, x=x)
+    w_shape = shape_argument(function, "weight_shape", weight_shape)
+    facts = (w_shape, stride, padding, dilation, groups, layout)
+    shape = run.geometry(function, rank, x.shape, *facts)
+    check_shape(function, "grad_output", grad_output, run.y_shape(shape, x.ndim))
+    return run.weight_grad(function, grad_output, x, w_shape, shape, algorithm)

@@ -1,0 +1,141 @@
+"""The steps that the convolution functions share, once their arrays are plain.
+
+Each takes arrays as `real_arrays` returns them, allocates the result, and has the algorithm fill it.
+Empty arrays are dealt with here: algorithms never see one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastconv.functional.arrays import lift_like_x, lift_weight
+from fastconv.plan import find_algorithm
+from fastconv.shapes import (
+    ConvShape,
+    canonical,
+    conv_shape,
+    drop,
+    join_shape,
+)
+
+
+def geometry(
+    function: str,
+    rank: int,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: Any,
+) -> ConvShape:
+    """`conv_shape` of arguments as the user gave them."""
+    return conv_shape(
+        function,
+        rank,
+        x_shape,
+        weight_shape,
+        canonical(stride),
+        canonical(padding),
+        canonical(dilation),
+        canonical(groups),
+        canonical(layout),
+    )
+
+
+def y_shape(shape: ConvShape, ndim: int) -> tuple[int, ...]:
+    """The shape of y as the user sees it, for x with `ndim` axes."""
+    batched = ndim == shape.rank + 2
+    size = drop(shape.output, shape.rank)
+    return join_shape(shape.layout, batched, shape.batch, shape.out_channels, size)
+
+
+def forward(
+    function: str,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    relu: bool,
+    y: np.ndarray,
+    shape: ConvShape,
+    algorithm: str,
+) -> None:
+    """Fill y with the convolution."""
+    chosen = find_algorithm(function, algorithm, shape, y.dtype, "forward")
+    if y.size == 0:
+        return
+    out = lift_like_x(function, "out", y, shape.rank, shape.layout)
+    if x.size:
+        lifted = lift_like_x(function, "x", x, shape.rank, shape.layout)
+        chosen.forward(lifted, lift_weight(weight, shape.rank, shape.layout), bias, relu, out, shape)
+        return
+    # no input channels: a sum over nothing
+    out[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+    if relu:
+        np.maximum(out, 0, out=out)
+
+
+def input_grad(
+    function: str,
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    x_shape: tuple[int, ...],
+    shape: ConvShape,
+    algorithm: str,
+) -> np.ndarray:
+    """The gradient with respect to x."""
+    chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "input_grad")
+    if grad_output.size == 0 or shape.in_channels == 0:
+        return np.zeros(x_shape, grad_output.dtype)
+    grad_x = np.empty(x_shape, grad_output.dtype)
+    chosen.input_grad(
+        lift_like_x(function, "grad_output", grad_output, shape.rank, shape.layout),
+        lift_weight(weight, shape.rank, shape.layout),
+        lift_like_x(function, "grad_x", grad_x, shape.rank, shape.layout),
+        shape,
+    )
+    return grad_x
+
+
+def weight_grad(
+    function: str,
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight_shape: tuple[int, ...],
+    shape: ConvShape,
+    algorithm: str,
+) -> np.ndarray:
+    """The gradient with respect to weight."""
+    chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "weight_grad")
+    if grad_output.size == 0 or x.size == 0:
+        return np.zeros(weight_shape, grad_output.dtype)
+    grad_weight = np.empty(weight_shape, grad_output.dtype)
+    chosen.weight_grad(
+        lift_like_x(function, "grad_output", grad_output, shape.rank, shape.layout),
+        lift_like_x(function, "x", x, shape.rank, shape.layout),
+        lift_weight(grad_weight, shape.rank, shape.layout),
+        shape,
+    )
+    return grad_weight
+
+
+def bias_grad(grad_output: np.ndarray, rank: int, layout: str) -> np.ndarray:
+    """The gradient with respect to bias: the sum over everything but channels, in float64."""
+    channel_axis = grad_output.ndim - (rank + 1 if layout == "NCHW" else 1)
+    axes = tuple(axis for axis in range(grad_output.ndim) if axis != channel_axis)
+    return np.asarray(grad_output.sum(axis=axes, dtype=np.float64), grad_output.dtype)
+
+
+def check_needs(function: str, needs: Sequence[bool]) -> tuple[bool, bool, bool]:
+    """Which of three gradients to compute."""
+    try:
+        need_x, need_weight, need_bias = (bool(need) for need in needs)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{function}: needs must be three bools, for x, weight and bias, got {needs!r}"
+        ) from None
+    return need_x, need_weight, need_bias

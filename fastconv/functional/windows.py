@@ -1,0 +1,60 @@
+"""The steps that the pooling functions share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.algorithms import POOL_ALGORITHMS, PoolAlgorithm
+from fastconv.shapes import PoolShape, canonical, drop, join_shape, per_axis, pool_shape
+
+
+def geometry(
+    function: str,
+    rank: int,
+    x_shape: tuple[int, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    layout: Any,
+    pooling: bool = True,
+) -> PoolShape:
+    """`pool_shape` of arguments as the user gave them."""
+    if not isinstance(ceil_mode, (bool, np.bool_)):
+        raise TypeError(f"{function}: ceil_mode must be True or False, got {ceil_mode!r}")
+    return pool_shape(
+        function,
+        rank,
+        x_shape,
+        canonical(kernel_size),
+        canonical(stride),
+        canonical(padding),
+        canonical(dilation),
+        bool(ceil_mode),
+        canonical(layout),
+        pooling,
+    )
+
+
+def y_shape(shape: PoolShape, ndim: int) -> tuple[int, ...]:
+    """The shape of y as the user sees it, for x with `ndim` axes."""
+    batched = ndim == shape.rank + 2
+    size = drop(shape.output, shape.rank)
+    return join_shape(shape.layout, batched, shape.batch, shape.channels, size)
+
+
+def positive(function: str, name: str, value: Any) -> int:
+    """A single int of at least 1."""
+    return per_axis(function, name, canonical(value), 1)[0]
+
+
+def find_algorithm(function: str, name: Any) -> PoolAlgorithm:
+    """The pooling algorithm of that name."""
+    algorithm = POOL_ALGORITHMS.get(name) if isinstance(name, str) else None
+    if algorithm is None:
+        names = ", ".join(map(repr, POOL_ALGORITHMS))
+        raise ValueError(f"{function}: unknown algorithm {name!r}; there are {names}")
+    return algorithm

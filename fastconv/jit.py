@@ -1,0 +1,274 @@
+"""How functions are compiled: the only place that sets Numba options.
+
+Two kinds of compiled function exist.
+
+``compiled``
+    An ordinary lazily compiled function: helpers that are called from other compiled code, and the
+    loops of the reference.
+``Kernel``
+    A *task function* ``task(params, t, tasks)`` reached by its address: share `t` of `tasks` of the work
+    that the record at the address `params` describes. One signature serves every kernel, so a single
+    parallel launcher (`fastconv.threads`) runs them all and only that one pays for ``parallel=True``,
+    which costs seconds a function; the serial version is the same machine code called in a loop.
+
+Machine code is kept on disk, in a user cache folder named after a hash of all the sources that are
+compiled. Numba itself looks only at the file of the decorated function and would go on running stale
+code after an edit to a callee in another file; here any edit leads to another folder.
+
+With NUMBA_DISABLE_JIT=1 everything runs as plain Python, slowly, for debugging and coverage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+DISABLED = bool(numba.config.DISABLE_JIT)
+
+#: Names that a record may hold: addresses, sizes, strides and flags, all 64-bit.
+_FIELD = np.int64
+
+_OPTIONS: dict[str, Any] = {
+    # division as in C: no exception paths in the loops
+    "error_model": "numpy",
+    # "nnan" and "ninf" would delete the handling of NaN and infinity; "reassoc" would make sums
+    # depend on the vector width
+    "fastmath": {"contract", "nsz"},
+}
+
+
+# --- the cache on disk --------------------------------------------------------------------------
+
+
+def source_stamp() -> str:
+    """Hash of every source that may end up in machine code.
+
+    >>> len(source_stamp())
+    16
+    """
+    package = Path(__file__).parent
+    files = [package / "jit.py", package / "reference.py", package / "threads.py"]
+    files += sorted((package / "kernels").glob("*.py"))
+    digest = hashlib.sha256(numba.__version__.encode())
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_root() -> Path:
+    """FASTCONV_CACHE_DIR, else below NUMBA_CACHE_DIR, else the platform's user cache folder."""
+    chosen = os.environ.get("FASTCONV_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    if numba.config.CACHE_DIR:
+        return Path(numba.config.CACHE_DIR) / "fastconv"
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastconv"
+
+
+def _open_cache() -> Path | None:
+    """The folder for this version's machine code, or None (with a warning) where none is writable."""
+    if DISABLED:
+        return None
+    try:
+        root = _cache_root()
+        folder = root / f"kernels-{source_stamp()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}-{threading.get_ident()}"
+        probe.touch()
+        probe.unlink()
+        os.utime(folder)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        warnings.warn(
+            f"fastconv: no cache folder is writable ({error}); the kernels are compiled anew in "
+            "every process. Set FASTCONV_CACHE_DIR to a writable folder.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    _remove_old(root, keep=folder)
+    return folder
+
+
+def _remove_old(root: Path, keep: Path, days: float = 30) -> None:
+    """Drop the folders of other versions that nothing has used for `days`."""
+    oldest = time.time() - days * 86400
+    with contextlib.suppress(OSError):
+        for folder in root.glob("kernels-*"):
+            if folder != keep and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+#: Where machine code is kept, or None where it cannot be.
+CACHE_FOLDER = _open_cache()
+
+
+@contextlib.contextmanager
+def _in_cache_folder() -> Iterator[bool]:
+    """Numba picks a function's cache folder while decorating it, from a global setting."""
+    if CACHE_FOLDER is None:
+        yield False
+        return
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    try:
+        yield True
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+# --- compiled functions -------------------------------------------------------------------------
+
+
+def compiled(function: Callable[..., Any] | None = None, *, parallel: bool = False) -> Any:
+    """Decorator: compile on first use, per argument types, and keep the result on disk."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        with _in_cache_folder() as cache:
+            return numba.njit(cache=cache, nogil=True, parallel=parallel, **_OPTIONS)(function)
+
+    return decorate if function is None else decorate(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorator: a helper of kernels, compiled into its callers and never alone."""
+    return numba.njit(**_OPTIONS)(function)
+
+
+class Task:
+    """One task function for one dtype, compiled when its address is first asked for."""
+
+    _lock = threading.Lock()
+
+    def __init__(self, function: Callable[[int, int, int], None]) -> None:
+        self.function = function
+        self._compiled: Any = None
+
+    @property
+    def address(self) -> int:
+        if self._compiled is None:
+            with Task._lock:
+                if self._compiled is None:
+                    with _in_cache_folder() as cache:
+                        compile_ = numba.cfunc("void(intp, intp, intp)", cache=cache, **_OPTIONS)
+                        self._compiled = compile_(self.function)
+        return int(self._compiled.address)
+
+
+class Kernel:
+    """A task function for each dtype, and the record that it takes its arguments from.
+
+    `factory(bits)` makes the task function for 32- or 64-bit reals. It must close over `bits` and
+    nothing else: Numba's cache tells functions apart by their closure, and finds only plain values
+    again in the next process.
+    """
+
+    def __init__(self, factory: Callable[[int], Callable[..., None]], record: np.dtype) -> None:
+        self.name = factory.__name__
+        self.record = record
+        self._names = frozenset(record.names or ())
+        self._tasks = {
+            np.dtype(np.float32): Task(factory(32)),
+            np.dtype(np.float64): Task(factory(64)),
+        }
+        self.__doc__ = factory.__doc__
+
+    def task(self, dtype: np.dtype) -> Task:
+        return self._tasks[dtype]
+
+    def pack(self, **values: int) -> np.ndarray:
+        """The record, filled; every field must be named, and no other."""
+        if values.keys() != self._names:
+            wrong = sorted(values.keys() ^ self._names)
+            raise TypeError(f"{self.name}: missing or unknown parameters {wrong}")
+        return np.array([values[name] for name in self.record.names or ()], _FIELD)
+
+
+def record(names: str) -> np.dtype:
+    """The record type of a kernel's parameters: 64-bit ints with the given names."""
+    return np.dtype([(name, _FIELD) for name in names.split()])
+
+
+def kernel(record: np.dtype) -> Callable[[Callable[[int], Callable[..., None]]], Kernel]:
+    """Decorator: make a `Kernel` of a factory of task functions."""
+
+    def decorate(factory: Callable[[int], Callable[..., None]]) -> Kernel:
+        return Kernel(factory, record)
+
+    return decorate
+
+
+# --- memory as kernels see it -------------------------------------------------------------------
+# Compiled code gets pointers: indexing one has neither the bounds check nor the wraparound of
+# negative indices that keep Numba's arrays from being vectorised.
+
+if DISABLED:
+
+    def fields(address: int, record: np.dtype) -> Any:
+        buffer = (ctypes.c_byte * record.itemsize).from_address(int(address))
+        return np.recarray(1, record, buffer)[0]
+
+    def reals(address: int, bits: int) -> Any:
+        kind = ctypes.c_float if bits == 32 else ctypes.c_double
+        return ctypes.cast(int(address), ctypes.POINTER(kind))
+
+    def ints(address: int) -> Any:
+        return ctypes.cast(int(address), ctypes.POINTER(ctypes.c_int64))
+
+else:
+
+    def _cast(target: types.Type) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(target))
+
+        return codegen
+
+    @intrinsic
+    def _as_pointer(typingctx: Any, address: Any) -> Any:
+        return types.voidptr(types.intp), _cast(types.voidptr)
+
+    @inlined
+    def fields(address, record):
+        """The record at `address`, its fields as attributes."""
+        return numba.carray(_as_pointer(address), 1, record)[0]
+
+    @intrinsic(prefer_literal=True)
+    def reals(typingctx: Any, address: Any, bits: Any) -> Any:
+        """A pointer to float32 or float64, by `bits`, which must be a constant."""
+        if not isinstance(bits, types.IntegerLiteral):
+            return None
+        real = types.float32 if bits.literal_value == 32 else types.float64
+        pointer = types.CPointer(real)
+        return pointer(types.intp, bits), _cast(pointer)
+
+    @intrinsic
+    def ints(typingctx: Any, address: Any) -> Any:
+        """A pointer to int64."""
+        pointer = types.CPointer(types.int64)
+        return pointer(types.intp), _cast(pointer)
+
+
+def address_of(array: np.ndarray) -> int:
+    """Address of an array's first cell; the caller keeps the array alive while it is used."""
+    return int(array.__array_interface__["data"][0])

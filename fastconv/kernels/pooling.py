@@ -1,0 +1,157 @@
+"""Max and average pooling, forward and backward, for windows of any kind.
+
+Which cells a window has is told by tables, one per axis: window `o` takes every `step`-th cell from
+``first[o]`` up to, but not including, ``last[o]``. Padding, stride, dilation, ceil mode and adaptive windows
+differ in the tables alone, and no kernel tests whether a cell exists.
+A unit is one plane: one channel of one image.
+"""
+
+from __future__ import annotations
+
+from fastconv.jit import fields, inlined, ints, kernel, reals, record
+
+POOLING = record(
+    # x or grad_x; y or grad_output; indices (0: none), with the strides of y
+    "x y indices "
+    "x_n x_c x_z x_y x_x "
+    "y_n y_c y_z y_y y_x "
+    "images channels depth height width out_depth out_height out_width "
+    # the tables of int64, one entry per output cell of the axis
+    "first_z last_z first_y last_y first_x last_x step_z step_y step_x "
+    # divisor of a window: the product of one entry per axis, unless `divisor` is positive
+    "extent_z extent_y extent_x divisor"
+)
+
+
+@inlined
+def clear_plane(p, x, base):
+    for iz in range(p.depth):
+        for iy in range(p.height):
+            row = base + iz * p.x_z + iy * p.x_y
+            for ix in range(p.width):
+                x[row + ix * p.x_x] = 0
+
+
+@inlined
+def window_divisor(p, oz, oy, ox):
+    if p.divisor > 0:
+        return p.divisor
+    return ints(p.extent_z)[oz] * ints(p.extent_y)[oy] * ints(p.extent_x)[ox]
+
+
+@kernel(POOLING)
+def max_pool(bits):
+    """y = the largest cell of each window, the first of equals; a NaN is larger than everything."""
+
+    def max_pool(params, t, tasks):
+        p = fields(params, POOLING)
+        x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
+        first_z, last_z = ints(p.first_z), ints(p.last_z)
+        first_y, last_y = ints(p.first_y), ints(p.last_y)
+        first_x, last_x = ints(p.first_x), ints(p.last_x)
+        units = p.images * p.channels
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            n, c = divmod(unit, p.channels)
+            plane = n * p.x_n + c * p.x_c
+            for oz in range(p.out_depth):
+                for oy in range(p.out_height):
+                    target = n * p.y_n + c * p.y_c + oz * p.y_z + oy * p.y_y
+                    for ox in range(p.out_width):
+                        bz, by, bx = first_z[oz], first_y[oy], first_x[ox]
+                        best = x[plane + bz * p.x_z + by * p.x_y + bx * p.x_x]
+                        for iz in range(bz, last_z[oz], p.step_z):
+                            for iy in range(first_y[oy], last_y[oy], p.step_y):
+                                row = plane + iz * p.x_z + iy * p.x_y
+                                for ix in range(first_x[ox], last_x[ox], p.step_x):
+                                    value = x[row + ix * p.x_x]
+                                    if value > best or (value != value and best == best):
+                                        best = value
+                                        bz, by, bx = iz, iy, ix
+                        y[target + ox * p.y_x] = best
+                        if p.indices:
+                            place = (bz * p.height + by) * p.width + bx
+                            indices[target + ox * p.y_x] = place
+
+    return max_pool
+
+
+@kernel(POOLING)
+def max_pool_backward(bits):
+    """grad_x (as x) = each cell of grad_output (as y) added to the cell that `indices` names."""
+
+    def max_pool_backward(params, t, tasks):
+        p = fields(params, POOLING)
+        x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
+        units = p.images * p.channels
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            n, c = divmod(unit, p.channels)
+            plane = n * p.x_n + c * p.x_c
+            clear_plane(p, x, plane)
+            for oz in range(p.out_depth):
+                for oy in range(p.out_height):
+                    source = n * p.y_n + c * p.y_c + oz * p.y_z + oy * p.y_y
+                    for ox in range(p.out_width):
+                        place = indices[source + ox * p.y_x]
+                        iz, rest = divmod(place, p.height * p.width)
+                        iy, ix = divmod(rest, p.width)
+                        x[plane + iz * p.x_z + iy * p.x_y + ix * p.x_x] += y[source + ox * p.y_x]
+
+    return max_pool_backward
+
+
+@kernel(POOLING)
+def avg_pool(bits):
+    """y = the sum over each window, row by row, divided by its divisor."""
+
+    def avg_pool(params, t, tasks):
+        p = fields(params, POOLING)
+        x, y = reals(p.x, bits), reals(p.y, bits)
+        first_z, last_z = ints(p.first_z), ints(p.last_z)
+        first_y, last_y = ints(p.first_y), ints(p.last_y)
+        first_x, last_x = ints(p.first_x), ints(p.last_x)
+        units = p.images * p.channels
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            n, c = divmod(unit, p.channels)
+            plane = n * p.x_n + c * p.x_c
+            for oz in range(p.out_depth):
+                for oy in range(p.out_height):
+                    target = n * p.y_n + c * p.y_c + oz * p.y_z + oy * p.y_y
+                    for ox in range(p.out_width):
+                        total = 0.0
+                        for iz in range(first_z[oz], last_z[oz], p.step_z):
+                            for iy in range(first_y[oy], last_y[oy], p.step_y):
+                                row = plane + iz * p.x_z + iy * p.x_y
+                                for ix in range(first_x[ox], last_x[ox], p.step_x):
+                                    total += x[row + ix * p.x_x]
+                        y[target + ox * p.y_x] = total / window_divisor(p, oz, oy, ox)
+
+    return avg_pool
+
+
+@kernel(POOLING)
+def avg_pool_backward(bits):
+    """grad_x (as x) = each cell of grad_output (as y), divided, added to every cell of its window."""
+
+    def avg_pool_backward(params, t, tasks):
+        p = fields(params, POOLING)
+        x, y = reals(p.x, bits), reals(p.y, bits)
+        first_z, last_z = ints(p.first_z), ints(p.last_z)
+        first_y, last_y = ints(p.first_y), ints(p.last_y)
+        first_x, last_x = ints(p.first_x), ints(p.last_x)
+        units = p.images * p.channels
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            n, c = divmod(unit, p.channels)
+            plane = n * p.x_n + c * p.x_c
+            clear_plane(p, x, plane)
+            for oz in range(p.out_depth):
+                for oy in range(p.out_height):
+                    source = n * p.y_n + c * p.y_c + oz * p.y_z + oy * p.y_y
+                    for ox in range(p.out_width):
+                        share = y[source + ox * p.y_x] / window_divisor(p, oz, oy, ox)
+                        for iz in range(first_z[oz], last_z[oz], p.step_z):
+                            for iy in range(first_y[oy], last_y[oy], p.step_y):
+                                row = plane + iz * p.x_z + iy * p.x_y
+                                for ix in range(first_x[ox], last_x[ox], p.step_x):
+                                    x[row + ix * p.x_x] += share
+
+    return avg_pool_backward

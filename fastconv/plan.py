@@ -1,0 +1,102 @@
+"""Which algorithm computes a convolution, and why: decided before anything runs, and printable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv.algorithms import ALGORITHMS, Algorithm, Auto
+from fastconv.shapes import ConvShape, drop, join_shape
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one operation of a convolution is computed. Printing it tells the story.
+
+    Attributes
+    ----------
+    op : str
+        "forward", "input_grad" or "weight_grad".
+    algorithm : str
+        The algorithm that runs: a key of ``fastconv.ALGORITHMS``, never "auto".
+    reason : str
+        Why it was chosen.
+    shape : ConvShape
+        Every size, with three spatial axes.
+    dtype : numpy.dtype
+    flops : int
+        Floating-point operations of the definition, a multiplication and an addition per kernel cell.
+    workspace : int
+        Bytes of scratch memory beyond the arguments and the result.
+    details : dict
+        Block and tile sizes.
+    rejected : dict
+        For each other algorithm, why it was not chosen.
+    """
+
+    op: str
+    algorithm: str
+    reason: str
+    shape: ConvShape
+    dtype: np.dtype
+    flops: int
+    workspace: int
+    details: dict[str, object]
+    rejected: dict[str, str]
+
+    def __str__(self) -> str:
+        s = self.shape
+        size, kernel = drop(s.input, s.rank), drop(s.kernel, s.rank)
+        pads = list(zip(drop(s.pad_before, s.rank), drop(s.pad_after, s.rank), strict=True))
+        x = join_shape(s.layout, True, s.batch, s.in_channels, size)
+        y = join_shape(s.layout, True, s.batch, s.out_channels, drop(s.output, s.rank))
+        lines = [
+            f"conv{s.rank}d {self.op}, {self.dtype}, {s.layout}: x {x} -> y {y}",
+            f"  kernel {kernel}, stride {drop(s.stride, s.rank)}, padding {pads}, "
+            f"dilation {drop(s.dilation, s.rank)}, groups {s.groups}",
+            f"  algorithm  {self.algorithm}: {self.reason}",
+            f"  flops      {self.flops:,}",
+            f"  workspace  {self.workspace:,} bytes (x has {self._bytes(x):,}, y {self._bytes(y):,})",
+        ]
+        lines += [f"  {name:10} {value}" for name, value in self.details.items()]
+        lines += [f"  not {name}: {reason}" for name, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+    def _bytes(self, shape: tuple[int, ...]) -> int:
+        return prod(shape) * self.dtype.itemsize
+
+
+def find_algorithm(function: str, name: Any, shape: ConvShape, dtype: np.dtype, op: str) -> Algorithm:
+    """The algorithm of that name, or a ValueError that says why it cannot be used."""
+    algorithm = ALGORITHMS.get(name) if isinstance(name, str) else None
+    if algorithm is None:
+        raise ValueError(
+            f"{function}: unknown algorithm {name!r}; there are {', '.join(map(repr, ALGORITHMS))}"
+        )
+    reason = algorithm.supports(shape, dtype, op)
+    if reason is not None:
+        raise ValueError(f"{function}: algorithm {name!r} cannot compute this {op}: {reason}")
+    return algorithm
+
+
+@lru_cache(maxsize=1024)
+def make_plan(shape: ConvShape, dtype: np.dtype, op: str) -> Plan:
+    """The plan of the automatic choice."""
+    auto = ALGORITHMS["auto"]
+    assert isinstance(auto, Auto)
+    choice = auto.choose(shape, dtype, op)
+    return Plan(
+        op=op,
+        algorithm=choice.algorithm.name,
+        reason=choice.reason,
+        shape=shape,
+        dtype=dtype,
+        flops=shape.flops,
+        workspace=choice.algorithm.workspace(shape, dtype, op),
+        details=dict(choice.algorithm.details(shape, dtype, op)),
+        rejected=choice.rejected,
+    )

@@ -1,0 +1,186 @@
+"""Threads: how many, and the one launcher that runs every kernel.
+
+`launch` is safe to call from several Python threads, under each of Numba's threading layers, and in a
+forked child:
+
+- OpenMP and TBB may be entered by several threads at once. Numba's own "workqueue" layer aborts the
+  process when that happens, so under it parallel launches take turns.
+- A child forked after the parent has used its threads would be killed (OpenMP) or wait for threads that
+  it did not inherit: there everything runs serially.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from fastconv.jit import DISABLED, Kernel, address_of, compiled
+
+#: Work below this many elementary steps (cells moved or multiplied) runs on the calling thread:
+#: waking another costs some microseconds.
+SERIAL_WORK = 32_768
+
+_default_threads: int = numba.config.NUMBA_NUM_THREADS
+_local_threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
+_start_lock = threading.Lock()
+_turns: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+_started = False
+_forked_after_start = False
+
+
+def get_num_threads() -> int:
+    """Number of threads that a call made here would use.
+
+    >>> get_num_threads() >= 1
+    True
+    """
+    local = _local_threads.get()
+    return _default_threads if local is None else local
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads for the whole process.
+
+    Parameters
+    ----------
+    n : int
+        1 up to the number that Numba started with (NUMBA_NUM_THREADS, by default every core).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no int, or out of range.
+    """
+    global _default_threads
+    _default_threads = _checked(n, "set_num_threads")
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Context manager: use `n` threads within the block, in this Python thread alone.
+
+    >>> with num_threads(1):
+    ...     get_num_threads()
+    1
+    """
+    token = _local_threads.set(_checked(n, "num_threads"))
+    try:
+        yield
+    finally:
+        _local_threads.reset(token)
+
+
+def _checked(n: int, function: str) -> int:
+    most = numba.config.NUMBA_NUM_THREADS
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"{function}: n must be an int, got {n!r}")
+    if not 1 <= n <= most:
+        raise ValueError(
+            f"{function}: n must be from 1 to {most} (NUMBA_NUM_THREADS sets the upper limit), got {n}"
+        )
+    return int(n)
+
+
+def launch(kernel: Kernel, dtype: np.dtype, work: int, units: int, **params: int) -> None:
+    """Run a kernel.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    dtype : numpy.dtype
+        float32 or float64.
+    work : int
+        Elementary steps in all: too little to share is done on the calling thread.
+    units : int
+        Independent parts of the work; no more tasks are made than this.
+    **params
+        The kernel's record. The caller keeps every array behind an address alive.
+    """
+    record = kernel.pack(**params)
+    task = kernel.task(dtype)
+    tasks = min(get_num_threads(), units)
+    if DISABLED:
+        task.function(address_of(record), 0, 1)
+        return
+    if tasks <= 1 or work < SERIAL_WORK or _forked_after_start:
+        _run_serially(task.address, address_of(record), 1)
+        return
+    if not _started:
+        _start()
+    # Numba would wake all its threads, also those that get no task. Its setting is the calling
+    # thread's, and the user's own kernels obey it too: put it back.
+    allowed = numba.get_num_threads()
+    with _turns:
+        if allowed > tasks:
+            numba.set_num_threads(tasks)
+        try:
+            _run_parallel(task.address, address_of(record), tasks)
+        finally:
+            if allowed > tasks:
+                numba.set_num_threads(allowed)
+
+
+def _start() -> None:
+    """Start the threads, and see which layer Numba has chosen."""
+    global _started, _turns
+    with _start_lock:
+        if _started:
+            return
+        _run_parallel(0, 0, 0)
+        if numba.threading_layer() == "workqueue":
+            _turns = threading.Lock()
+        _started = True
+
+
+def _after_fork_in_child() -> None:
+    global _forked_after_start, _start_lock, _turns
+    # another thread of the parent may have held a lock, and does not exist here to release it
+    _start_lock = threading.Lock()
+    if isinstance(_turns, type(threading.Lock())):
+        _turns = threading.Lock()
+    try:
+        numba.threading_layer()
+    except ValueError:  # no parallel function has run, ours or the user's
+        return
+    _forked_after_start = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# --- compiled -----------------------------------------------------------------------------------
+
+if not DISABLED:
+    from llvmlite import ir
+
+    @intrinsic
+    def _call(typingctx: Any, address: Any, params: Any, t: Any, tasks: Any) -> Any:
+        """Call the task function at `address`."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(64)
+            function = ir.FunctionType(ir.VoidType(), [word, word, word])
+            builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+            return context.get_dummy_value()
+
+        return types.void(types.intp, types.intp, types.intp, types.intp), codegen
+
+    @compiled
+    def _run_serially(address: int, params: int, tasks: int) -> None:
+        for t in range(tasks):
+            _call(address, params, t, tasks)
+
+    @compiled(parallel=True)
+    def _run_parallel(address: int, params: int, tasks: int) -> None:
+        for t in numba.prange(tasks):
+            _call(address, params, numba.intp(t), tasks)
