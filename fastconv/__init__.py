@@ -1,4 +1,4 @@
-"""Convolution and pooling for NumPy arrays, compiled by Numba: forward and backward, as fast as the CPU allows."""
+"""Convolution and pooling for NumPy arrays, forward and backward, as fast as the CPU allows."""
 
 from fastconv import functional
 from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
@@ -8,12 +8,5 @@ from fastconv.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
-__all__ = [
-    *functional.__all__,
-    "ALGORITHMS",
-    "POOL_ALGORITHMS",
-    "Plan",
-    "get_num_threads",
-    "num_threads",
-    "set_num_threads",
-]
+__all__ = ["ALGORITHMS", "POOL_ALGORITHMS", "Plan", "get_num_threads", "num_threads", "set_num_threads"]
+__all__ += functional.__all__

@@ -1,102 +1,19 @@
 """One function per operation. Each checks its arguments, plans, allocates the result and runs."""
 
-from __future__ import annotations
+from fastconv.functional import adaptive_pool, avg_pool, conv, conv_transpose, lowering, max_pool, plans
+from fastconv.functional.adaptive_pool import *
+from fastconv.functional.avg_pool import *
+from fastconv.functional.conv import *
+from fastconv.functional.conv_transpose import *
+from fastconv.functional.lowering import *
+from fastconv.functional.max_pool import *
+from fastconv.functional.plans import *
 
-from fastconv.functional.adaptive_pool import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool1d_backward,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool2d_backward,
-    adaptive_avg_pool3d,
-    adaptive_avg_pool3d_backward,
-    adaptive_max_pool1d,
-    adaptive_max_pool2d,
-    adaptive_max_pool3d,
-)
-from fastconv.functional.avg_pool import (
-    avg_pool1d,
-    avg_pool1d_backward,
-    avg_pool2d,
-    avg_pool2d_backward,
-    avg_pool3d,
-    avg_pool3d_backward,
-)
-from fastconv.functional.conv import (
-    ConvGrads,
-    conv1d,
-    conv1d_backward,
-    conv1d_input_grad,
-    conv1d_weight_grad,
-    conv2d,
-    conv2d_backward,
-    conv2d_input_grad,
-    conv2d_weight_grad,
-    conv3d,
-    conv3d_backward,
-    conv3d_input_grad,
-    conv3d_weight_grad,
-)
-from fastconv.functional.conv_transpose import (
-    conv_transpose1d,
-    conv_transpose1d_backward,
-    conv_transpose2d,
-    conv_transpose2d_backward,
-    conv_transpose3d,
-    conv_transpose3d_backward,
-)
-from fastconv.functional.explain import explain
-from fastconv.functional.lowering import col2im, im2col
-from fastconv.functional.max_pool import (
-    max_pool1d,
-    max_pool1d_backward,
-    max_pool2d,
-    max_pool2d_backward,
-    max_pool3d,
-    max_pool3d_backward,
-)
-
-__all__ = [
-    "ConvGrads",
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool1d_backward",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool2d_backward",
-    "adaptive_avg_pool3d",
-    "adaptive_avg_pool3d_backward",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "adaptive_max_pool3d",
-    "avg_pool1d",
-    "avg_pool1d_backward",
-    "avg_pool2d",
-    "avg_pool2d_backward",
-    "avg_pool3d",
-    "avg_pool3d_backward",
-    "col2im",
-    "conv1d",
-    "conv1d_backward",
-    "conv1d_input_grad",
-    "conv1d_weight_grad",
-    "conv2d",
-    "conv2d_backward",
-    "conv2d_input_grad",
-    "conv2d_weight_grad",
-    "conv3d",
-    "conv3d_backward",
-    "conv3d_input_grad",
-    "conv3d_weight_grad",
-    "conv_transpose1d",
-    "conv_transpose1d_backward",
-    "conv_transpose2d",
-    "conv_transpose2d_backward",
-    "conv_transpose3d",
-    "conv_transpose3d_backward",
-    "explain",
-    "im2col",
-    "max_pool1d",
-    "max_pool1d_backward",
-    "max_pool2d",
-    "max_pool2d_backward",
-    "max_pool3d",
-    "max_pool3d_backward",
-]
+__all__: list[str] = []
+__all__ += adaptive_pool.__all__
+__all__ += avg_pool.__all__
+__all__ += conv.__all__
+__all__ += conv_transpose.__all__
+__all__ += lowering.__all__
+__all__ += max_pool.__all__
+__all__ += plans.__all__

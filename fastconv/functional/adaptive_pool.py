@@ -20,6 +20,18 @@ from fastconv.shapes import (
     shape_argument,
 )
 
+__all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool1d_backward",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool3d",
+    "adaptive_avg_pool3d_backward",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+]
+
 #: An int, or per spatial axis an int or None; None keeps that axis.
 OutputSize = int | None | Sequence[int | None]
 

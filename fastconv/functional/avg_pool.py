@@ -11,6 +11,15 @@ from fastconv.functional import windows
 from fastconv.functional.arrays import Output, check_shape, lift_like_x, real_arrays
 from fastconv.shapes import Ints, Padding, shape_argument
 
+__all__ = [
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
+]
+
 
 def avg_pool1d(
     x: np.ndarray,

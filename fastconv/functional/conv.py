@@ -16,6 +16,22 @@ from fastconv.functional.arrays import Output, check_shape, real_arrays
 from fastconv.functional.padding import Border
 from fastconv.shapes import Ints, Padding, shape_argument
 
+__all__ = [
+    "ConvGrads",
+    "conv1d",
+    "conv1d_backward",
+    "conv1d_input_grad",
+    "conv1d_weight_grad",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "conv3d",
+    "conv3d_backward",
+    "conv3d_input_grad",
+    "conv3d_weight_grad",
+]
+
 
 class ConvGrads(NamedTuple):
     """Gradients of a convolution; None where not needed."""

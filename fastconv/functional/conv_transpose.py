@@ -12,6 +12,15 @@ from fastconv.functional.arrays import check_shape, real_arrays
 from fastconv.functional.conv import ConvGrads
 from fastconv.shapes import ConvShape, Ints, Padding, canonical, conv_transpose_shape, drop, join_shape
 
+__all__ = [
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+    "conv_transpose3d",
+    "conv_transpose3d_backward",
+]
+
 
 def conv_transpose1d(
     x: np.ndarray,

@@ -11,6 +11,11 @@ from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
 from fastconv.shapes import Ints, Padding, PoolShape, check_size, join_shape, shape_argument
 
+__all__ = [
+    "col2im",
+    "im2col",
+]
+
 
 def im2col(
     x: np.ndarray,

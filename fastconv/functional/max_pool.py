@@ -12,6 +12,15 @@ from fastconv.functional import windows
 from fastconv.functional.arrays import Output, check_shape, index_array, lift_like_x, real_arrays
 from fastconv.shapes import Ints, Padding, array_shape, check_layout, lift, shape_argument
 
+__all__ = [
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
+]
+
 
 def max_pool1d(
     x: np.ndarray,

@@ -12,6 +12,10 @@ from fastconv.functional import run
 from fastconv.plan import Plan, make_plan
 from fastconv.shapes import Ints, Padding, shape_argument
 
+__all__ = [
+    "explain",
+]
+
 
 def explain(
     x_shape: Sequence[int],
