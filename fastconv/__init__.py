@@ -1,6 +1,5 @@
 """Convolution and pooling for NumPy arrays, forward and backward, as fast as the CPU allows."""
 
-from fastconv import functional
 from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
 from fastconv.functional import *
 from fastconv.plan import Plan
@@ -8,5 +7,55 @@ from fastconv.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
-__all__ = ["ALGORITHMS", "POOL_ALGORITHMS", "Plan", "get_num_threads", "num_threads", "set_num_threads"]
-__all__ += functional.__all__
+__all__ = [
+    "ALGORITHMS",
+    "POOL_ALGORITHMS",
+    "ConvGrads",
+    "Plan",
+    "__version__",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool1d_backward",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool3d",
+    "adaptive_avg_pool3d_backward",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
+    "col2im",
+    "conv1d",
+    "conv1d_backward",
+    "conv1d_input_grad",
+    "conv1d_weight_grad",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "conv3d",
+    "conv3d_backward",
+    "conv3d_input_grad",
+    "conv3d_weight_grad",
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+    "conv_transpose3d",
+    "conv_transpose3d_backward",
+    "explain",
+    "get_num_threads",
+    "im2col",
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
+    "num_threads",
+    "set_num_threads",
+]
