@@ -17,6 +17,8 @@ processing" (2006); the name is MATLAB's.
 
 from __future__ import annotations
 
+from math import inf
+
 from fastconv.jit import fields, inlined, kernel, reals, record
 
 LOWERING = record(
@@ -111,7 +113,7 @@ def im2col(bits):
         p = fields(params, LOWERING)
         image = reals(p.image, bits)
         columns = reals(p.columns, bits)
-        padding = -float("inf") if p.lowest else 0.0
+        padding = -inf if p.lowest else 0.0
         units = p.images * p.groups * p.rows
         for unit in range(t * units // tasks, (t + 1) * units // tasks):
             rest, r = divmod(unit, p.rows)
