@@ -3,6 +3,7 @@
 from fastconv.functional.adaptive_pool import *
 from fastconv.functional.avg_pool import *
 from fastconv.functional.conv import *
+from fastconv.functional.conv_grads import *
 from fastconv.functional.conv_transpose import *
 from fastconv.functional.lowering import *
 from fastconv.functional.max_pool import *
