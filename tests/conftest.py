@@ -13,6 +13,4 @@ settings.register_profile("ci", max_examples=60, derandomize=True, print_blob=Tr
 # few and small cases, for runs without the compiler and on other instruction sets
 settings.register_profile("small", max_examples=8, derandomize=True, **_COMMON)
 settings.register_profile("long", max_examples=2000, **_COMMON)
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
-)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))

@@ -1,0 +1,331 @@
+"""Train a small convolutional network on handwritten digits: ``python -m fastconv.mnist``.
+
+Without options it trains on 4,000 digits that need no network and tests on 1,000 others. Three
+networks can be chosen, each the first example that readers of some tutorial have met:
+
+pytorch
+    Conv 8 and Conv 16, 3x3, each with ReLU and 2x2 pooling, dropout, Linear 128, log-softmax.
+keras
+    Conv 32, 3x3 without padding, ReLU, 2x2 pooling, Linear 100, softmax.
+numpy
+    Channels last throughout: Conv 16 and Conv 32, 3x3, ReLU and 2x2 pooling, Linear 128.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv import nn
+from fastconv.datasets import Digits, download_mnist, load_digits, load_mnist
+from fastconv.nn.layer import Array
+
+#: Mean and standard deviation of the pixels of MNIST's training images.
+MEAN, STD = 0.1307, 0.3081
+
+
+class Model(NamedTuple):
+    """A network and how it is trained."""
+
+    build: Callable[[np.random.Generator], nn.Sequential]
+    loss: type[nn.Loss]
+    batch_size: int
+    layout: str
+
+
+def pytorch_net(rng: np.random.Generator) -> nn.Sequential:
+    """Images (N, 1, 28, 28) to log-probabilities (N, 10)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, rng=rng),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1, rng=rng),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.5, rng=rng),
+        nn.Flatten(),
+        nn.Linear(16 * 7 * 7, 128, rng=rng),
+        nn.ReLU(),
+        nn.Linear(128, 10, rng=rng),
+        nn.LogSoftmax(),
+    )
+
+
+def keras_net(rng: np.random.Generator) -> nn.Sequential:
+    """Images (N, 1, 28, 28) to logits (N, 10).
+
+    The softmax behind them is part of the loss, as Keras has it with ``from_logits=True``.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, rng=rng),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 13 * 13, 100, rng=rng),
+        nn.ReLU(),
+        nn.Linear(100, 10, rng=rng),
+    )
+
+
+def numpy_net(rng: np.random.Generator) -> nn.Sequential:
+    """Images (N, 28, 28, 1) to logits (N, 10)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, layout="NHWC", rng=rng),
+        nn.ReLU(),
+        nn.MaxPool2d(2, layout="NHWC"),
+        nn.Conv2d(16, 32, 3, padding=1, layout="NHWC", rng=rng),
+        nn.ReLU(),
+        nn.MaxPool2d(2, layout="NHWC"),
+        nn.Flatten(),
+        nn.Linear(7 * 7 * 32, 128, rng=rng),
+        nn.ReLU(),
+        nn.Linear(128, 10, rng=rng),
+    )
+
+
+MODELS = {
+    "pytorch": Model(pytorch_net, nn.NLL, 64, "NCHW"),
+    "keras": Model(keras_net, nn.CrossEntropy, 32, "NCHW"),
+    "numpy": Model(numpy_net, nn.CrossEntropy, 64, "NHWC"),
+}
+
+
+class Result(NamedTuple):
+    """A trained network and how well it does on the test digits."""
+
+    net: nn.Sequential
+    history: nn.History
+    test_accuracy: float
+
+
+def prepare(images: Array, layout: str) -> Array:
+    """Images (N, 1, 28, 28) from 0 to 1 as the networks take them: centred, in the layout."""
+    result = images - np.float32(MEAN)
+    result /= np.float32(STD)
+    # one channel: both layouts have the same bytes
+    return result if layout == "NCHW" else result.reshape(len(images), 28, 28, 1)
+
+
+def train(
+    digits: Digits,
+    model: str = "pytorch",
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: bool = False,
+    on_epoch: Callable[[nn.History], object] | None = None,
+) -> Result:
+    """Train one of `MODELS` by Adam and test it.
+
+    The learning rate stays at `lr` for the first half of the epochs and then falls in a straight
+    line, epoch by epoch, towards 0.
+
+    The test digits are also what the validation figures of each epoch are of. Nothing is chosen by
+    them, neither the epoch nor any setting, so the test is fair.
+    """
+    build, loss, usual_batch, layout = MODELS[model]
+    # one generator for the start values and the dropout, another for the order of the samples
+    net_seed, order_seed = np.random.SeedSequence(seed).spawn(2)
+    net = build(np.random.default_rng(net_seed))
+    test_images = prepare(digits.test_images, layout)
+    optimizer = nn.Adam(net, lr=lr)
+
+    def after_epoch(history: nn.History) -> None:
+        optimizer.lr = lr * min(1, 2 * (1 - len(history.loss) / epochs))
+        if on_epoch is not None:
+            on_epoch(history)
+
+    history = nn.fit(
+        net,
+        prepare(digits.train_images, layout),
+        digits.train_labels,
+        loss=loss(),
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=batch_size or usual_batch,
+        validation=(test_images, digits.test_labels),
+        seed=np.random.default_rng(order_seed),
+        progress=progress,
+        on_epoch=after_epoch,
+    )
+    predicted = net.predict(test_images).argmax(1)
+    return Result(net, history, float(np.mean(predicted == digits.test_labels)))
+
+
+def plot(history: nn.History, path: Path) -> None:
+    """Draw loss and accuracy over the epochs into a file; its ending says the format."""
+    # without pyplot nothing looks for a display
+    from matplotlib.figure import Figure
+
+    epochs = range(1, len(history.loss) + 1)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, name, train_values, test_values in (
+        (left, "loss", history.loss, history.val_loss),
+        (right, "accuracy", history.accuracy, history.val_accuracy),
+    ):
+        axes.plot(epochs, train_values, marker=".", label="training")
+        axes.plot(epochs, test_values, marker=".", label="held out")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+# what argparse calls them in its errors: "invalid positive int value: '0'"
+_positive.__name__ = "positive int"
+_rate.__name__ = "positive number"
+_seed.__name__ = "seed"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m fastconv.mnist",
+        description="Train a convolutional network on handwritten digits and test it.",
+        epilog="Without --data or --download: 4,000 digits to train on and 1,000 to test with, "
+        "which need no network.",
+    )
+    source = result.add_mutually_exclusive_group()
+    source.add_argument("--data", metavar="DIR", type=Path, help="MNIST's four IDX files")
+    source.add_argument("--download", action="store_true", help="fetch the full MNIST, once (11 MB)")
+    result.add_argument("--model", choices=MODELS, default="pytorch", help="default: pytorch")
+    result.add_argument("--epochs", type=_positive, help="default: 15, or 10 with --data or --download")
+    result.add_argument("--batch-size", type=_positive, help="default: 64, keras 32")
+    result.add_argument("--lr", type=_rate, default=1e-3, help="of Adam, in the first half; default: 0.001")
+    result.add_argument("--seed", type=_seed, default=0, help="default: 0; one seed, one result")
+    result.add_argument("--save", metavar="FILE", type=Path, help="write the net (safetensors)")
+    result.add_argument("--plot", metavar="FILE", type=Path, help="draw loss and accuracy")
+    result.add_argument("--json", action="store_true", help="end with the result as JSON")
+    result.add_argument("--quiet", action="store_true", help="print the result only")
+    return result
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse before the training, not after it, what could not be written."""
+    for option, path, package in (
+        ("--save", arguments.save, "safetensors"),
+        ("--plot", arguments.plot, "matplotlib"),
+    ):
+        if path is None:
+            continue
+        if find_spec(package) is None:
+            raise ImportError(f'{option} needs {package}: pip install "fastconv[mnist]"')
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{option}: no such directory: {path.parent}")
+        if path.is_dir():
+            raise IsADirectoryError(f"{option}: {path} is a directory")
+
+
+def _digits(arguments: argparse.Namespace) -> Digits:
+    if arguments.download:
+        return load_mnist(download_mnist())
+    if arguments.data is not None:
+        return load_mnist(arguments.data)
+    return load_digits()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 2 where a file could not be read or written."""
+    arguments = parser().parse_args(argv)
+    try:
+        _check_outputs(arguments)
+        digits = _digits(arguments)
+    except (OSError, ValueError, ImportError) as error:
+        return _failed(error)
+    full = arguments.download or arguments.data is not None
+    epochs: int = arguments.epochs or (10 if full else 15)
+
+    def report(history: nn.History) -> None:
+        print(
+            f"epoch {len(history.loss):2d}/{epochs}: loss {history.loss[-1]:.4f}, "
+            f"accuracy {history.accuracy[-1]:.2%}, "
+            f"validation accuracy {history.val_accuracy[-1]:.2%}, {history.seconds[-1]:.1f} s",
+            flush=True,
+        )
+
+    start = time.perf_counter()
+    try:
+        net, history, accuracy = train(
+            digits,
+            arguments.model,
+            epochs=epochs,
+            batch_size=arguments.batch_size,
+            lr=arguments.lr,
+            seed=arguments.seed,
+            progress=not arguments.quiet and find_spec("tqdm") is not None,
+            on_epoch=None if arguments.quiet else report,
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    seconds = time.perf_counter() - start
+    count = len(digits.test_labels)
+    print(f"test accuracy: {accuracy * 100:.1f} % ({count:,} held-out digits)")
+    try:
+        if arguments.save is not None:
+            nn.save(net, arguments.save)
+        if arguments.plot is not None:
+            plot(history, arguments.plot)
+    except (OSError, ValueError) as error:
+        return _failed(error)
+    if arguments.json:
+        result = {
+            "test_accuracy": accuracy,
+            "epochs": epochs,
+            "seconds": seconds,
+            "model": arguments.model,
+            "seed": arguments.seed,
+            "train_digits": len(digits.train_labels),
+            "test_digits": count,
+            # JSON has no NaN, which a loss that overflowed is
+            "history": {
+                name: [value if math.isfinite(value) else None for value in values]
+                for name, values in asdict(history).items()
+            },
+        }
+        print(json.dumps(result))
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    print(f"python -m fastconv.mnist: error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

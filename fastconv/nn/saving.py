@@ -1,0 +1,74 @@
+"""Networks on disk, as safetensors files: data only, no code runs on loading."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+from fastconv.nn.layer import Layer
+
+
+def _safetensors(function: str) -> ModuleType:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(f'{function} needs the package safetensors: pip install "fastconv[nn]"') from error
+    return safetensors
+
+
+def save(net: Layer, path: str | os.PathLike[str]) -> None:
+    """Write the parameters and buffers of a network, with PyTorch's names and shapes.
+
+    A file of that name is replaced only after everything was written.
+
+    Parameters
+    ----------
+    net : Layer
+    path : path of the file, commonly ``*.safetensors``
+
+    Raises
+    ------
+    ImportError
+        Where safetensors is missing.
+    """
+    safetensors = _safetensors("fastconv.nn.save")
+    data = safetensors.numpy.save(net.state_dict())
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(data)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(net: Layer, path: str | os.PathLike[str]) -> None:
+    """Read the parameters and buffers of a network from a safetensors file.
+
+    Parameters
+    ----------
+    net : Layer
+        Of the shape that was saved: names and array shapes must be the same.
+    path : path of the file
+
+    Raises
+    ------
+    ImportError
+        Where safetensors is missing.
+    FileNotFoundError
+    ValueError
+        Where the file is no safetensors file, or holds another network; `net` has not changed.
+    """
+    safetensors = _safetensors("fastconv.nn.load")
+    data = Path(path).read_bytes()
+    try:
+        state = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:
+        # a KeyError: a dtype that NumPy lacks, such as bfloat16
+        raise ValueError(f"{path}: cannot be read as safetensors: {error}") from error
+    try:
+        net.load_state_dict(state)
+    except (ValueError, TypeError) as error:
+        error.add_note(f"in the file {path}")
+        raise
