@@ -4,8 +4,8 @@ from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
 from fastconv.functional import *
 from fastconv.plan import Plan
 from fastconv.threads import get_num_threads, num_threads, set_num_threads
-
-__version__ = "0.1.0"
+from fastconv.version import __version__
+from fastconv.warmup import show_config, warmup
 
 __all__ = [
     "ALGORITHMS",
@@ -58,4 +58,6 @@ __all__ = [
     "max_pool3d_backward",
     "num_threads",
     "set_num_threads",
+    "show_config",
+    "warmup",
 ]

@@ -130,7 +130,11 @@ def train(
     """Train one of `MODELS` by Adam and test it.
 
     The learning rate stays at `lr` for the first half of the epochs and then falls in a straight
-    line, epoch by epoch, towards 0.
+    line, epoch by epoch, towards 0. Decided without the test digits of the full set and with other
+    splits of the embedded one: on 10,000 of MNIST's training digits the keras network ends at 98.8 %
+    against 98.2 % with a constant rate (two seeds), on the embedded digits the pytorch network at
+    97.1 % against 96.9 % (five splits). A fall from the first epoch on does as well on the large set,
+    but worse on the small one, 96.6 %.
 
     The test digits are also what the validation figures of each epoch are of. Nothing is chosen by
     them, neither the epoch nor any setting, so the test is fair.

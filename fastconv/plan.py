@@ -70,13 +70,19 @@ class Plan:
         return prod(shape) * self.dtype.itemsize
 
 
-def find_algorithm(function: str, name: Any, shape: ConvShape, dtype: np.dtype, op: str) -> Algorithm:
-    """The algorithm of that name, or a ValueError that says why it cannot be used."""
+def named_algorithm(function: str, name: Any) -> Algorithm:
+    """The algorithm of that name, or a ValueError that lists those that there are."""
     algorithm = ALGORITHMS.get(name) if isinstance(name, str) else None
     if algorithm is None:
         raise ValueError(
             f"{function}: unknown algorithm {name!r}; there are {', '.join(map(repr, ALGORITHMS))}"
         )
+    return algorithm
+
+
+def find_algorithm(function: str, name: Any, shape: ConvShape, dtype: np.dtype, op: str) -> Algorithm:
+    """The algorithm of that name, or a ValueError that says why it cannot be used."""
+    algorithm = named_algorithm(function, name)
     reason = algorithm.supports(shape, dtype, op)
     if reason is not None:
         raise ValueError(f"{function}: algorithm {name!r} cannot compute this {op}: {reason}")

@@ -169,10 +169,9 @@ def canonical(value: Any) -> Any:
         return operator.index(value)
     except TypeError:
         pass
-    try:
+    if isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim > 0):
         return tuple(canonical(item) for item in value)
-    except TypeError:
-        return _Rejected(value)
+    return _Rejected(value)
 
 
 class _Rejected:
@@ -255,9 +254,17 @@ def padding_pairs(
     return tuple(pairs)
 
 
+def check_choice(function: str, name: str, value: Any, choices: Sequence[str | None]) -> None:
+    """Refuse what is not one of `choices`, of whatever type it is."""
+    known = value is None or isinstance(value, str)
+    if not known or value not in choices:
+        names = [f'"{choice}"' if choice else "None" for choice in choices]
+        rule = " or ".join(names) if len(names) == 2 else "one of " + ", ".join(names)
+        raise ValueError(f"{function}: {name} must be {rule}, got {value!r:.60}")
+
+
 def check_layout(function: str, layout: Any) -> None:
-    if layout not in LAYOUTS:
-        raise ValueError(f'{function}: layout must be "NCHW" or "NHWC", got {layout!r}')
+    check_choice(function, "layout", layout, LAYOUTS)
 
 
 def check_size(function: str, name: str, shape: Sequence[int]) -> None:
@@ -322,10 +329,12 @@ def adaptive_output(function: str, output_size: Any, size: tuple[int, ...]) -> t
     if min(size) < 1:
         raise ValueError(f"{function}: every spatial axis must be at least 1, got {size}")
     rule = f"an int, or {rank} ints or Nones"
-    return tuple(
+    output = tuple(
         n if item is None else _integer(function, "output_size", item, 1, LARGEST_ARGUMENT, rule)
         for item, n in zip(wanted, size, strict=True)
     )
+    check_size(function, "a plane of the output", output)
+    return output
 
 
 # --- whole operations ---------------------------------------------------------------------------

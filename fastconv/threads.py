@@ -90,32 +90,32 @@ def _checked(n: int, function: str) -> int:
     return int(n)
 
 
-def launch(kernel: Kernel, dtype: np.dtype, work: int, units: int, **params: int) -> None:
-    """Run a kernel.
+def task_count(work: int, units: int) -> int:
+    """Into how many tasks to cut a kernel's work.
 
-    Parameters
-    ----------
-    kernel : Kernel
-    dtype : numpy.dtype
-        float32 or float64.
-    work : int
-        Elementary steps in all: too little to share is done on the calling thread.
-    units : int
-        Independent parts of the work; no more tasks are made than this.
-    **params
-        The kernel's record. The caller keeps every array behind an address alive.
+    `work` counts elementary steps, such as cells moved or multiplications: too little to share is done on the
+    calling thread. `units` counts the independent parts.
+    """
+    if DISABLED or work < SERIAL_WORK or _forked_after_start:
+        return 1
+    return max(1, min(get_num_threads(), units))
+
+
+def launch(kernel: Kernel, dtype: np.dtype, tasks: int, **params: int) -> None:
+    """Run a kernel in `tasks` tasks, with its record's fields as `params`.
+
+    The caller keeps every array behind an address alive.
     """
     record = kernel.pack(**params)
     task = kernel.task(dtype)
-    tasks = min(get_num_threads(), units)
     if DISABLED:
         task.function(address_of(record), 0, 1)
         return
-    if tasks <= 1 or work < SERIAL_WORK or _forked_after_start:
+    if tasks == 1:
         _run_serially(task.address, address_of(record), 1)
         return
     if not _started:
-        _start()
+        start()
     # Numba would wake all its threads, also those that get no task. Its setting is the calling
     # thread's, and the user's own kernels obey it too: put it back.
     allowed = numba.get_num_threads()
@@ -129,11 +129,11 @@ def launch(kernel: Kernel, dtype: np.dtype, work: int, units: int, **params: int
                 numba.set_num_threads(allowed)
 
 
-def _start() -> None:
-    """Start the threads, and see which layer Numba has chosen."""
+def start() -> None:
+    """Start the threads, and see which layer Numba has chosen; else the first parallel call does."""
     global _started, _turns
     with _start_lock:
-        if _started:
+        if _started or DISABLED or _forked_after_start:
             return
         _run_parallel(0, 0, 0)
         if numba.threading_layer() == "workqueue":

@@ -27,7 +27,7 @@ from fastconv.shapes import ConvShape, PoolShape
 
 #: Largest block of the lowered matrix; the largest product that must be kept beside it is as large.
 BLOCK_BYTES = 4 << 20
-#: Most scratch memory of any call, however large its arrays.
+#: Most scratch memory of any call, however large its arrays; channels last, a copy of weight comes on top.
 WORKSPACE_BYTES = 2 * BLOCK_BYTES
 
 
@@ -40,11 +40,18 @@ def _part(shape: ConvShape, itemsize: int, op: str) -> tuple[int, int, int, int]
         shape.pixels,
         BLOCK_BYTES // itemsize,
         product_rows=shape.group_out if op == "weight_grad" else 0,
+        outputs=shape.group_out if op == "forward" else 0,
     )
 
 
 def _blocks(shape: ConvShape, part: tuple[int, int, int, int]) -> Iterator[Block]:
     return blocks(shape.batch, shape.groups, shape.group_in * shape.taps, shape.pixels, part)
+
+
+def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """a x b. BLAS multiplies the zeros that it pads its panels with, too: not worth a warning."""
+    with np.errstate(all="ignore"):
+        return np.matmul(a, b, out=out)
 
 
 def _matrices(data: np.ndarray, groups: int) -> np.ndarray:
@@ -62,15 +69,18 @@ class Im2col(Algorithm):
     summary = f"windows lowered to a matrix, {BLOCK_BYTES >> 20} MiB at a time, times weight by BLAS"
 
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
+        copy = 0
+        if shape.layout == "NHWC":
+            copy = shape.out_channels * shape.group_in * shape.taps * dtype.itemsize
         if shape.is_pointwise and op != "weight_grad":
-            return 0
+            return copy
         images, groups, rows, pixels = _part(shape, dtype.itemsize, op)
         cells = 0 if shape.is_pointwise else images * groups * rows * pixels
         if op == "weight_grad":
             cells += images * groups * shape.group_out * rows
         elif rows < shape.group_in * shape.taps:
             cells += shape.group_out * pixels
-        return cells * dtype.itemsize
+        return cells * dtype.itemsize + copy
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
         images, groups, rows, pixels = _part(shape, dtype.itemsize, op)
@@ -92,7 +102,7 @@ class Im2col(Algorithm):
         b = None if bias is None else bias.reshape(shape.groups, shape.group_out, 1)
         if shape.is_pointwise:
             # (Kg, Cg) x (Cg, L)
-            np.matmul(w, _matrices(x, shape.groups), out=y)
+            _multiply(w, _matrices(x, shape.groups), out=y)
             finish(y, b, relu)
         else:
             self._forward_blocks(x, w, b, relu, y, shape)
@@ -114,9 +124,9 @@ class Im2col(Algorithm):
             target = block.take(y)
             # (Kg, rows) x (rows, pixels)
             if block.first_row == 0:
-                np.matmul(block.take_weight(w), columns, out=target)
+                _multiply(block.take_weight(w), columns, out=target)
             else:
-                target += np.matmul(block.take_weight(w), columns)
+                target += _multiply(block.take_weight(w), columns)
             if block.first_row + block.rows == w.shape[2]:
                 group = block.first_group
                 finish(target, None if b is None else b[group : group + block.groups], relu)
@@ -128,7 +138,7 @@ class Im2col(Algorithm):
         w = _weight_matrices(weight, shape.groups)
         if shape.is_pointwise:
             # (Cg, Kg) x (Kg, L)
-            np.matmul(w.swapaxes(1, 2), grad_y, out=_matrices(out, shape.groups))
+            _multiply(w.swapaxes(1, 2), grad_y, out=_matrices(out, shape.groups))
             return
         out[...] = 0
         part = _part(shape, out.itemsize, "input_grad")
@@ -136,12 +146,14 @@ class Im2col(Algorithm):
         for block in _blocks(shape, part):
             columns = scratch[: prod(block.shape)].reshape(block.shape)
             # (rows, Kg) x (Kg, pixels)
-            np.matmul(block.take_weight(w).swapaxes(1, 2), block.take(grad_y), out=columns)
+            _multiply(block.take_weight(w).swapaxes(1, 2), block.take(grad_y), out=columns)
             lowering.scatter(out, columns, shape, shape.groups, block)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
         grad_y = _matrices(grad_output, shape.groups)
-        grad_w = np.zeros((shape.groups, shape.group_out, shape.group_in * shape.taps), out.dtype)
+        # a view of `out`, or channels last a copy
+        grad_w = _weight_matrices(out, shape.groups)
+        grad_w[...] = 0
         part = _part(shape, x.itemsize, "weight_grad")
         products_size = part[0] * part[1] * shape.group_out * part[2]
         columns_size = 0 if shape.is_pointwise else prod(part)
@@ -156,11 +168,12 @@ class Im2col(Algorithm):
             product_shape = (block.images, block.groups, shape.group_out, block.rows)
             product = products[: prod(product_shape)].reshape(product_shape)
             # (Kg, pixels) x (pixels, rows)
-            np.matmul(block.take(grad_y), columns.swapaxes(2, 3), out=product)
+            _multiply(block.take(grad_y), columns.swapaxes(2, 3), out=product)
             target = block.take_weight(grad_w)
             for image in product:
                 target += image
-        out[...] = grad_w.reshape(out.shape)
+        if not np.may_share_memory(grad_w, out):
+            out[...] = grad_w.reshape(out.shape)
 
 
 class Im2colPool(PoolAlgorithm):
@@ -206,7 +219,7 @@ class Im2colPool(PoolAlgorithm):
             lowering.gather(x, columns, shape, shape.channels, block)
             pixels = slice(block.first_pixel, block.first_pixel + block.pixels)
             # (1, T) x (T, pixels)
-            sums = np.matmul(np.ones((1, shape.taps), x.dtype), columns)
+            sums = _multiply(np.ones((1, shape.taps), x.dtype), columns)
             block.take(y)[...] = sums / divisors[pixels]
 
     def avg_pool_backward(

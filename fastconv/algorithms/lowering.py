@@ -11,7 +11,7 @@ import numpy as np
 from fastconv.jit import Kernel, address_of
 from fastconv.kernels import lowering as kernels
 from fastconv.shapes import ConvShape, PoolShape
-from fastconv.threads import launch
+from fastconv.threads import launch, task_count
 
 
 class Block(NamedTuple):
@@ -52,18 +52,21 @@ def even_part(total: int, most: int) -> int:
 
 
 def block_shape(
-    images: int, groups: int, rows: int, pixels: int, cells: int, product_rows: int = 0
+    images: int, groups: int, rows: int, pixels: int, cells: int, product_rows: int = 0, outputs: int = 0
 ) -> tuple[int, int, int, int]:
     """Sizes of the largest block that holds at most `cells` cells.
 
     All rows are kept together where at least 64 pixels of them fit, for each split of the rows costs a
     pass over the output; then as many pixels, groups and images as fit. With `product_rows`, a matrix
-    (images, groups, product_rows, rows) must fit in `cells`, too.
+    (images, groups, product_rows, rows) must fit in `cells`, too; with `outputs`, where the rows are split, a
+    matrix (outputs, pixels).
     """
     height = even_part(rows, cells // min(pixels, 64))
     if product_rows:
         height = even_part(rows, min(height, cells // product_rows))
     width = even_part(pixels, cells // height)
+    if outputs and height < rows:
+        width = even_part(pixels, min(width, cells // outputs))
     whole = height == rows and width == pixels
     area = height * max(width, product_rows)
     some_groups = even_part(groups, cells // area) if whole else 1
@@ -128,8 +131,7 @@ def _move(
     launch(
         kernel,
         image.dtype,
-        work=prod(block.shape),
-        units=block.images * block.groups * units,
+        task_count(prod(block.shape), block.images * block.groups * units),
         image=address_of(image),
         columns=address_of(columns),
         image_n=strides[0],

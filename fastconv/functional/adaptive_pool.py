@@ -15,6 +15,7 @@ from fastconv.shapes import (
     array_shape,
     canonical,
     check_layout,
+    check_size,
     join_shape,
     lift,
     shape_argument,
@@ -199,7 +200,9 @@ def _avg_backward(
 ) -> np.ndarray:
     dtype, (grad_output,) = real_arrays(function, grad_output=grad_output)
     check_layout(function, layout)
-    grad_x = np.zeros(shape_argument(function, "input_shape", input_shape), dtype)
+    x_shape = shape_argument(function, "input_shape", input_shape)
+    check_size(function, "the result", x_shape)
+    grad_x = np.zeros(x_shape, dtype)
     y = array_shape(function, "grad_output", grad_output.shape, rank, layout)
     facts, size, shape = _geometry(function, rank, grad_x, y.spatial, layout)
     check_shape(function, "grad_output", grad_output, shape)

@@ -39,14 +39,14 @@ def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
-    """Check that all arrays are float32 or all float64; None is passed on.
+    """Check that all arrays are float32 or all float64; a `bias` may be None.
 
     Returns the common dtype and the arrays in a form that kernels can read: native, aligned, contiguous.
     """
     common: np.dtype | None = None
     result: list[Any] = []
     for name, value in arrays.items():
-        if value is None:
+        if value is None and name == "bias":
             result.append(None)
             continue
         array = value if type(value) is np.ndarray else _array(function, name, value)

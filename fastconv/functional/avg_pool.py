@@ -78,7 +78,8 @@ def avg_pool2d(
     Notes
     -----
     Names and order of the arguments are those of ``torch.nn.functional.avg_pool2d``.
-    Sums are taken in float64.
+    Sums are taken in the dtype of x, columns first: the error is at most height + width of the window
+    rounding errors of the sum of absolute values.
 
     Examples
     --------

@@ -14,7 +14,7 @@ import numpy as np
 from fastconv.functional import run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
 from fastconv.functional.padding import Border
-from fastconv.shapes import Ints, Padding
+from fastconv.shapes import Ints, Padding, check_choice
 
 __all__ = [
     "ConvGrads",
@@ -180,8 +180,7 @@ def _forward(
     algorithm: str,
     out: np.ndarray | None,
 ) -> np.ndarray:
-    if activation not in (None, "relu"):
-        raise ValueError(f'{function}: activation must be None or "relu", got {activation!r}')
+    check_choice(function, "activation", activation, (None, "relu"))
     dtype, (x, weight, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
     facts = (weight.shape, stride, padding, dilation, groups, layout)
     shape = run.geometry(function, rank, x.shape, *facts)
@@ -297,7 +296,7 @@ def _backward(
     algorithm: str,
     needs: Sequence[bool],
 ) -> ConvGrads:
-    need_x, need_weight, need_bias = run.check_needs(function, needs)
+    need_x, need_weight, need_bias = run.check_needs(function, needs, algorithm)
     _, (grad_output, x, weight) = real_arrays(function, grad_output=grad_output, x=x, weight=weight)
     facts = (weight.shape, stride, padding, dilation, groups, layout)
     shape = run.geometry(function, rank, x.shape, *facts)

@@ -234,7 +234,7 @@ def _backward(
     algorithm: str,
     needs: Sequence[bool],
 ) -> ConvGrads:
-    need_x, need_weight, need_bias = run.check_needs(function, needs)
+    need_x, need_weight, need_bias = run.check_needs(function, needs, algorithm)
     dtype, (grad_output, x, weight) = real_arrays(function, grad_output=grad_output, x=x, weight=weight)
     facts = (stride, padding, output_padding, groups, dilation, layout)
     shape = _geometry(function, rank, x, weight, *facts)

@@ -9,7 +9,7 @@ import numpy as np
 from fastconv.algorithms.lowering import Block, gather, scatter
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
-from fastconv.shapes import Ints, Padding, PoolShape, check_size, join_shape, shape_argument
+from fastconv.shapes import Ints, Padding, PoolShape, canonical, check_size, join_shape, shape_argument
 
 __all__ = [
     "col2im",
@@ -115,9 +115,8 @@ def col2im(
         raise ValueError(
             f"col2im: cols must have shape (N, C * prod(kernel_size), L) or have no N, got {cols.shape}"
         )
-    if isinstance(output_size, (int, np.integer)):
-        output_size = (int(output_size),) * 2
-    size = shape_argument("col2im", "output_size", output_size)
+    wanted = canonical(output_size)
+    size = shape_argument("col2im", "output_size", wanted if isinstance(wanted, tuple) else (wanted,) * 2)
     if not 1 <= len(size) <= 3:
         raise ValueError(f"col2im: output_size must have 1 to 3 entries, got {size}")
     facts = (kernel_size, stride, padding, dilation, False, "NCHW")
@@ -138,7 +137,8 @@ def col2im(
 
 def _rank(ndim: int, kernel_size: Ints) -> int:
     """The number of spatial axes, from `kernel_size` where it tells."""
-    rank = ndim - 2 if isinstance(kernel_size, (int, np.integer)) else len(kernel_size)
+    sizes = canonical(kernel_size)
+    rank = len(sizes) if isinstance(sizes, tuple) else ndim - 2
     if not 1 <= rank <= 3:
         raise ValueError(
             f"im2col: there must be 1 to 3 spatial axes, got {rank}, from x with {ndim} axes and "

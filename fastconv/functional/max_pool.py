@@ -10,7 +10,7 @@ import numpy as np
 from fastconv.algorithms import pooling
 from fastconv.functional import windows
 from fastconv.functional.arrays import Output, check_shape, index_array, lift_like_x, real_arrays
-from fastconv.shapes import Ints, Padding, array_shape, check_layout, lift, shape_argument
+from fastconv.shapes import Ints, Padding, array_shape, check_layout, check_size, lift, shape_argument
 
 __all__ = [
     "max_pool1d",
@@ -228,6 +228,7 @@ def _backward(
     check_layout(function, layout)
     dtype, (grad_output,) = real_arrays(function, grad_output=grad_output)
     x_shape = shape_argument(function, "input_shape", input_shape)
+    check_size(function, "the result", x_shape)
     x = array_shape(function, "input_shape", x_shape, rank, layout)
     y = array_shape(function, "grad_output", grad_output.shape, rank, layout)
     if (x.batched, x.batch, x.channels) != (y.batched, y.batch, y.channels):

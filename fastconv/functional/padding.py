@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.shapes import ConvShape, drop
+from fastconv.shapes import ConvShape, check_choice, drop
 
 _NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 PADDING_MODES = ("zeros", *_NUMPY_MODES)
@@ -19,9 +19,7 @@ class Border:
     """
 
     def __init__(self, function: str, mode: Any, shape: ConvShape, x_shape: tuple[int, ...]) -> None:
-        if mode not in PADDING_MODES:
-            names = ", ".join(f'"{name}"' for name in PADDING_MODES)
-            raise ValueError(f"{function}: padding_mode must be one of {names}, got {mode!r}")
+        check_choice(function, "padding_mode", mode, PADDING_MODES)
         self.shape = shape
         self.mode = _NUMPY_MODES.get(mode)
         before, after = drop(shape.pad_before, shape.rank), drop(shape.pad_after, shape.rank)

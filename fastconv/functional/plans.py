@@ -59,7 +59,10 @@ def explain(
     if op not in OPERATIONS:
         names = ", ".join(map(repr, OPERATIONS))
         raise ValueError(f"explain: op must be one of {names}, got {op!r}")
-    real = np.dtype(dtype)
+    try:
+        real = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"explain: dtype must be float32 or float64, got {dtype!r:.60}") from None
     if real not in (np.float32, np.float64):
         raise TypeError(f"explain: dtype must be float32 or float64, got {real}")
     x = shape_argument("explain", "x_shape", x_shape)

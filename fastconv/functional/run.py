@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.functional.arrays import lift_like_x, lift_weight
-from fastconv.plan import find_algorithm
+from fastconv.plan import find_algorithm, named_algorithm
 from fastconv.shapes import (
     ConvShape,
     canonical,
@@ -73,7 +73,7 @@ def forward(
         lifted = lift_like_x(function, "x", x, shape.rank, shape.layout)
         chosen.forward(lifted, lift_weight(weight, shape.rank, shape.layout), bias, relu, out, shape)
         return
-    # no input channels: a sum over nothing
+    # no input channels, or nothing but padding: a sum over nothing
     out[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
     if relu:
         np.maximum(out, 0, out=out)
@@ -89,7 +89,7 @@ def input_grad(
 ) -> np.ndarray:
     """The gradient with respect to x."""
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "input_grad")
-    if grad_output.size == 0 or shape.in_channels == 0:
+    if grad_output.size == 0 or 0 in x_shape:
         return np.zeros(x_shape, grad_output.dtype)
     grad_x = np.empty(x_shape, grad_output.dtype)
     chosen.input_grad(
@@ -130,8 +130,9 @@ def bias_grad(grad_output: np.ndarray, rank: int, layout: str) -> np.ndarray:
     return np.asarray(grad_output.sum(axis=axes, dtype=np.float64), grad_output.dtype)
 
 
-def check_needs(function: str, needs: Sequence[bool]) -> tuple[bool, bool, bool]:
-    """Which of three gradients to compute."""
+def check_needs(function: str, needs: Sequence[bool], algorithm: str) -> tuple[bool, bool, bool]:
+    """Which of three gradients to compute; that of bias needs no algorithm, but a wrong name is a slip."""
+    named_algorithm(function, algorithm)
     try:
         need_x, need_weight, need_bias = (bool(need) for need in needs)
     except (TypeError, ValueError):

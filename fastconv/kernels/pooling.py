@@ -25,6 +25,10 @@ POOLING = record(
 
 @inlined
 def clear_plane(p, x, base):
+    if p.x_x == 1:  # planes are contiguous
+        for cell in range(base, base + p.depth * p.height * p.width):
+            x[cell] = 0
+        return
     for iz in range(p.depth):
         for iy in range(p.height):
             row = base + iz * p.x_z + iy * p.x_y
@@ -82,14 +86,21 @@ def max_pool_backward(bits):
     def max_pool_backward(params, t, tasks):
         p = fields(params, POOLING)
         x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
+        flat = p.x_x == p.y_x == 1
+        cells = p.out_depth * p.out_height * p.out_width
         units = p.images * p.channels
         for unit in range(t * units // tasks, (t + 1) * units // tasks):
             n, c = divmod(unit, p.channels)
             plane = n * p.x_n + c * p.x_c
+            first = n * p.y_n + c * p.y_c
             clear_plane(p, x, plane)
+            if flat:  # planes are contiguous, and a place is an offset
+                for cell in range(first, first + cells):
+                    x[plane + indices[cell]] += y[cell]
+                continue
             for oz in range(p.out_depth):
                 for oy in range(p.out_height):
-                    source = n * p.y_n + c * p.y_c + oz * p.y_z + oy * p.y_y
+                    source = first + oz * p.y_z + oy * p.y_y
                     for ox in range(p.out_width):
                         place = indices[source + ox * p.y_x]
                         iz, rest = divmod(place, p.height * p.width)

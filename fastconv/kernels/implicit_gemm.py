@@ -1,0 +1,350 @@
+"""Convolution as a matrix product whose right-hand matrix is never made.
+
+    y (Kg, pixels) = weight (Kg, CgT) x columns (CgT, pixels)    for each group, with T cells of the kernel
+
+is computed in blocks, as in the BLIS papers. Of `columns` only a block of `block_pixels` pixels and
+`block_channels` channels exists at a time, packed for the micro-kernel, in the L2 cache:
+
+    for each block of pixels                                   counted over the whole batch
+        for each group
+            for each block of channels
+                rows    <- the rows of x that the block reads, zero-padded, split by phase of the stride
+                packed  <- its columns, a panel of VECTORS vectors of pixels after the other
+                for each panel of ROWS output channels         stays in L1
+                    for each panel of pixels                   streams from L2
+                        tile of y += weight panel x packed panel
+
+Packing is a list of *moves*, each a vector copied from `rows` to a panel, unaligned. The list is the same for
+every channel and kernel cell but for an offset: no index arithmetic, no tests. A move may run over the end
+of its row of pixels: the next one writes what belongs there. Without padding and with stride 1 the moves
+read x itself.
+
+A task has a range of pixels and a range of channel panels. The order of additions is that of the
+channels, whatever the blocks of pixels and the tasks.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from fastconv.jit import fields, inlined, ints, kernel, reals, record
+from fastconv.kernels import simd
+from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
+from fastconv.kernels.simd import LANES, put, take
+
+FORWARD = record(
+    # addresses; bias is padded to whole panels, or 0; weight is packed (`pack_weight`)
+    "x weight bias y relu "
+    # strides in elements; the last axis of x, and the pixels of y, are contiguous
+    "x_n x_c x_z x_y y_n y_k "
+    "images groups group_in group_out height width depth "
+    "kernel_z kernel_y kernel_x stride_z stride_y stride_x "
+    "dilation_z dilation_y dilation_x pad_z pad_y pad_x "
+    "out_depth out_height out_width "
+    # blocks, and over how many tasks pixels and panels are split
+    "block_channels block_pixels pixel_tasks panel_tasks "
+    # whether moves read x itself
+    "direct "
+    # scratch of the tasks: address, bytes of one task's part
+    "scratch scratch_bytes "
+    # parts of a task's scratch, bytes from its start
+    "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves "
+    # `rows`: elements of a phase of a row, of a row, of a plane of rows, of a channel
+    "phase_size row_size plane_size channel_size"
+)
+
+#: Entries of the table of runs: n, oz, oy, first column, first row, and the rows [from, to) that are its own.
+RUN_FIELDS = 7
+#: Entries of the table of moves: source in bytes, place in the block of pixels, cells that may be read.
+MOVE_FIELDS = 3
+
+PACK = record("weight packed groups group_out depth block_depth")
+
+
+@kernel(PACK)
+def pack_weight(bits):
+    """packed[group][block of depth][panel][k][ROWS] = weight[group][row][k]. A unit is a panel of a group."""
+
+    def pack_weight(params, t, tasks):
+        p = fields(params, PACK)
+        weight, packed = reals(p.weight, bits), reals(p.packed, bits)
+        panels = (p.group_out + ROWS - 1) // ROWS
+        units = p.groups * panels
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            group, panel = divmod(unit, panels)
+            first_row = panel * ROWS
+            rows = min(ROWS, p.group_out - first_row)
+            source = (group * p.group_out + first_row) * p.depth
+            for k0 in range(0, p.depth, p.block_depth):
+                depth = min(p.block_depth, p.depth - k0)
+                target = (group * p.depth + k0) * panels * ROWS + panel * depth * ROWS
+                for k in range(depth):
+                    for row in range(rows):
+                        packed[target + k * ROWS + row] = weight[source + row * p.depth + k0 + k]
+                    for row in range(rows, ROWS):
+                        packed[target + k * ROWS + row] = 0
+
+    return pack_weight
+
+
+@inlined
+def fill_phase(target, source, first, stride, width, count, zero):
+    """target[u] = source[first + u * stride] for u in [0, count), zero where that is outside [0, width)."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    low = min(count, (-first + stride - 1) // stride) if first < 0 else 0
+    high = max(low, min(count, (width - first + stride - 1) // stride))
+    for u in range(0, low, lanes):
+        simd.store(target + u * size, zero)
+    u = low
+    if stride == 1:
+        while u < high:
+            cell = source + (first + u) * size
+            part = high - u
+            if part >= lanes:
+                simd.store(target + u * size, simd.load(cell, zero))
+            else:
+                simd.store(target + u * size, simd.load_part(cell, part, zero))
+            u += lanes
+    else:
+        if stride == 2:
+            while u + lanes <= high and first + 2 * (u + lanes) <= width:
+                cell = source + (first + 2 * u) * size
+                low_half, high_half = simd.load(cell, zero), simd.load(cell + lanes * size, zero)
+                simd.store(target + u * size, simd.even(low_half, high_half))
+                u += lanes
+        while u < high:
+            one = simd.load_part(source + (first + u * stride) * size, 1, zero)
+            simd.store(target + u * size, one)
+            u += 1
+    # whole vectors: what comes after the row is written later, or is slack
+    u = high
+    while u < count:
+        simd.store(target + u * size, zero)
+        u += lanes
+
+
+@inlined
+def table_of_offsets(p, offsets, size):
+    """offsets[c, kz, ky, kx] = how far that kernel cell's reading is from that of the first, in bytes."""
+    k = 0
+    for c in range(p.block_channels):
+        for kz in range(p.kernel_z):
+            for ky in range(p.kernel_y):
+                for kx in range(p.kernel_x):
+                    x0, y0 = kx * p.dilation_x, ky * p.dilation_y
+                    if p.direct:
+                        offset = c * p.x_c + kz * p.dilation_z * p.x_z + y0 * p.x_y + x0
+                    else:
+                        offset = c * p.channel_size + kz * p.plane_size + y0 * p.row_size
+                        offset += x0 % p.stride_x * p.phase_size + x0 // p.stride_x
+                    offsets[k] = offset * size
+                    k += 1
+
+
+@inlined
+def find_runs(p, block, count, runs, moves, lanes, size):
+    """Cut the block's pixels into runs, each within a row of output cells, and those into moves.
+
+    Output rows of one plane that follow each other share the rows of x that they both read. Where a row of
+    output cells is longer than a block, a run has only its own part of them.
+    """
+    panel_pixels = VECTORS * lanes
+    plane = p.out_height * p.out_width
+    whole = p.out_width <= p.block_pixels
+    run_count, move_count, row_count = 0, 0, 0
+    place = 0
+    while place < count:
+        n, rest = divmod(block + place, p.out_depth * plane)
+        oz, rest = divmod(rest, plane)
+        oy, ox = divmod(rest, p.out_width)
+        length = min(p.out_width - ox, count - place)
+        run, before = RUN_FIELDS * run_count, RUN_FIELDS * (run_count - 1)
+        first_row = row_count
+        if whole and run_count > 0 and runs[before] == n and runs[before + 1] == oz:
+            first_row = runs[before + 4] + p.stride_y
+        runs[run], runs[run + 1], runs[run + 2] = n, oz, oy
+        runs[run + 3] = 0 if whole else ox
+        runs[run + 4] = first_row
+        runs[run + 5] = row_count
+        row_count = max(row_count, first_row + (p.kernel_y - 1) * p.dilation_y + 1)
+        runs[run + 6] = row_count
+        run_count += 1
+        if p.direct:
+            source = n * p.x_n + oz * p.stride_z * p.x_z + oy * p.stride_y * p.x_y + ox
+        else:
+            source = first_row * p.row_size + (ox if whole else 0)
+        while length > 0:
+            cells = min(min(length, lanes), panel_pixels - place % panel_pixels)
+            move = MOVE_FIELDS * move_count
+            moves[move], moves[move + 1] = source * size, place
+            # x itself may end behind the last cell
+            moves[move + 2] = cells if p.direct else lanes
+            move_count += 1
+            source += cells
+            place += cells
+            length -= cells
+    return run_count, move_count
+
+
+@inlined
+def fill_rows(p, runs, run_count, first_channel, channels, rows, zero):
+    """The rows of x that the runs read, from some channels at `first_channel`, into the scratch at `rows`."""
+    size = simd.bytes_of(zero)
+    for c in range(channels):
+        for run_index in range(run_count):
+            run = RUN_FIELDS * run_index
+            first_row = runs[run + 4]
+            iy0 = runs[run + 2] * p.stride_y - p.pad_y - first_row
+            ix0 = runs[run + 3] * p.stride_x - p.pad_x
+            for kz in range(p.kernel_z):
+                iz = runs[run + 1] * p.stride_z - p.pad_z + kz * p.dilation_z
+                for row in range(runs[run + 5], runs[run + 6]):
+                    if p.kernel_y == 1 and row != first_row:
+                        continue  # a stride skips it
+                    iy = iy0 + row
+                    inside = 0 <= iz < p.depth and 0 <= iy < p.height
+                    source = runs[run] * p.x_n + c * p.x_c + iz * p.x_z + iy * p.x_y
+                    target = c * p.channel_size + kz * p.plane_size + row * p.row_size
+                    for phase in range(p.stride_x):
+                        fill_phase(
+                            rows + (target + phase * p.phase_size) * size,
+                            first_channel + source * size,
+                            ix0 + phase,
+                            p.stride_x,
+                            p.width if inside else 0,
+                            p.phase_size,
+                            zero,
+                        )
+
+
+@inlined
+def pack_panel(target, source, offsets, depth, moves, move, last_move, first_place, vectors, zero):
+    """One panel: for each kernel cell of `depth`, the moves from `move` up to `last_move`."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    for k in range(depth):
+        base = source + offsets[k]
+        for m in range(MOVE_FIELDS * move, MOVE_FIELDS * last_move, MOVE_FIELDS):
+            place = target + (moves[m + 1] - first_place) * size
+            simd.store(place, take(base + moves[m], moves[m + 2], zero))
+        target += vectors * lanes * size
+
+
+@inlined
+def store_tile(p, c, c_row, first, cells, channel, rows, zero):
+    """The part of a tile that exists, from scratch at `c` into y, image by image."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    pixels = p.out_depth * p.out_height * p.out_width
+    done = 0
+    while done < cells:
+        n, pixel = divmod(first + done, pixels)
+        length = min(cells - done, pixels - pixel)
+        for row in range(rows):
+            source = c + row * c_row + done * size
+            target = p.y + (n * p.y_n + (channel + row) * p.y_k + pixel) * size
+            for i in range(0, length, lanes):
+                put(target + i * size, take(source + i * size, length - i, zero), length - i)
+        done += length
+
+
+@kernel(FORWARD)
+def forward(bits):
+    """y = conv(x, weight) + bias, and no less than 0 with `relu`."""
+    lanes, size = LANES[bits], bits // 8
+    panel_pixels = VECTORS * lanes
+
+    def forward(params, t, tasks):
+        p = fields(params, FORWARD)
+        zero = simd.splat(0.0, bits)
+        taps = p.kernel_z * p.kernel_y * p.kernel_x
+        pixels = p.out_depth * p.out_height * p.out_width
+        panels = (p.group_out + ROWS - 1) // ROWS
+
+        # this task's panels, and its pixels in whole vectors
+        pixel_task, panel_task = divmod(t, p.panel_tasks)
+        first_panel = panel_task * panels // p.panel_tasks
+        last_panel = (panel_task + 1) * panels // p.panel_tasks
+        vectors = (p.images * pixels + lanes - 1) // lanes
+        first_pixel = pixel_task * vectors // p.pixel_tasks * lanes
+        last_pixel = min((pixel_task + 1) * vectors // p.pixel_tasks * lanes, p.images * pixels)
+
+        scratch = p.scratch + t * p.scratch_bytes
+        packed, tiles = scratch + p.at_packed, scratch + p.at_tiles
+        offsets, runs, moves = (
+            ints(scratch + p.at_offsets),
+            ints(scratch + p.at_runs),
+            ints(scratch + p.at_moves),
+        )
+        table_of_offsets(p, offsets, size)
+        # B's rows for the micro-kernel, in panels of 1, 2, .. vectors
+        block_depth = p.block_channels * taps
+        panel_offsets = ints(scratch + p.at_panel_offsets)
+        for vector in range(VECTORS):
+            for k in range(block_depth):
+                panel_offsets[vector * block_depth + k] = k * (vector + 1) * lanes * size
+
+        for block in range(first_pixel, last_pixel, p.block_pixels):
+            count = min(p.block_pixels, last_pixel - block)
+            block_vectors = (count + lanes - 1) // lanes
+            run_count, move_count = find_runs(p, block, count, runs, moves, lanes, size)
+
+            for group in range(p.groups):
+                weights = p.weight + group * p.group_in * taps * panels * ROWS * size
+                for c0 in range(0, p.group_in, p.block_channels):
+                    channels = min(p.block_channels, p.group_in - c0)
+                    depth = channels * taps
+                    base = p.x + (group * p.group_in + c0) * p.x_c * size
+                    if not p.direct:
+                        rows = scratch + p.at_rows
+                        fill_rows(p, runs, run_count, base, channels, rows, zero)
+                        base = rows
+
+                    move = 0
+                    for panel in range(0, block_vectors, VECTORS):
+                        first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
+                        end = first + panel_vectors * lanes
+                        last = move
+                        while last < move_count and moves[MOVE_FIELDS * last + 1] < end:
+                            last += 1
+                        target = packed + first * depth * size
+                        pack_panel(
+                            target, base, offsets, depth, moves, move, last, first, panel_vectors, zero
+                        )
+                        move = last
+
+                    start = LOAD if c0 else (BIAS if p.bias else ZERO)
+                    final = c0 + channels == p.group_in
+                    least = 0.0 if final and p.relu else -inf
+                    for panel_row in range(first_panel, last_panel):
+                        a = weights + (c0 * panels + panel_row * channels) * taps * ROWS * size
+                        bias = p.bias + (group * panels + panel_row) * ROWS * size
+                        channel = group * p.group_out + panel_row * ROWS
+                        used_rows = min(ROWS, p.group_out - panel_row * ROWS)
+                        for panel in range(0, block_vectors, VECTORS):
+                            first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
+                            cells = min(panel_vectors * lanes, count - first)
+                            n, pixel = divmod(block + first, pixels)
+                            # a whole tile within one image is kept in y, another one in scratch
+                            in_y = used_rows == ROWS and cells == panel_vectors * lanes
+                            in_y = in_y and pixel + cells <= pixels
+                            if in_y:
+                                c = p.y + (n * p.y_n + channel * p.y_k + pixel) * size
+                                c_row = p.y_k * size
+                            else:
+                                slot = 0
+                                if p.block_channels < p.group_in:
+                                    slot = (panel_row - first_panel) * (p.block_pixels // panel_pixels)
+                                    slot += panel // VECTORS
+                                c = tiles + slot * ROWS * panel_pixels * size
+                                c_row = panel_vectors * lanes * size
+                            b = packed + first * depth * size
+                            table = scratch + p.at_panel_offsets + (panel_vectors - 1) * block_depth * 8
+                            if panel_vectors == 3:
+                                multiply_tile(a, b, table, depth, c, c_row, start, bias, least, 3, zero)
+                            elif panel_vectors == 2:
+                                multiply_tile(a, b, table, depth, c, c_row, start, bias, least, 2, zero)
+                            else:
+                                multiply_tile(a, b, table, depth, c, c_row, start, bias, least, 1, zero)
+                            if final and not in_y:
+                                store_tile(p, c, c_row, block + first, cells, channel, used_rows, zero)
+
+    return forward

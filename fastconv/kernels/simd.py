@@ -1,0 +1,386 @@
+"""Vectors in compiled code: what Numba's auto-vectoriser cannot be relied on to make.
+
+A vector is a value of the LLVM type ``<lanes x real>`` or ``<lanes x int>``, as wide as the registers of
+the CPU that the code is compiled for. The ``bits`` of its elements, 32 or 64, must be a constant in the code
+that makes it; `LANES` says how many there are. Addresses are in bytes and need not be aligned.
+Int vectors have the width and the number of lanes of the real vectors beside which they keep positions.
+There is no version of this for NUMBA_DISABLE_JIT=1: algorithms built on it say that they need the compiler.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from fastconv.jit import inlined
+
+
+def _cpu_features() -> frozenset[str]:
+    """The features of the CPU that Numba compiles for, in LLVM's names."""
+    features = numba.config.CPU_FEATURES
+    if features is not None:
+        return frozenset(feature[1:] for feature in features.split(",") if feature.startswith("+"))
+    if numba.config.CPU_NAME is not None:  # a named CPU, "generic" mostly: promise nothing
+        return frozenset()
+    try:
+        host = binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM cannot tell on this platform
+        return frozenset()
+    return frozenset(feature for feature, on in host.items() if on)
+
+
+_FEATURES = _cpu_features()
+#: Width of a vector register.
+REGISTER_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
+#: Number of vector registers.
+REGISTERS = 32 if _FEATURES & {"avx512f", "neon"} else 16
+#: Whether a fused multiply-add is one instruction; LLVM's "fma" is a slow library call where not.
+HAS_FMA = bool(_FEATURES & {"fma", "neon"})
+#: Elements in a vector, by their bits.
+LANES = {bits: REGISTER_BYTES * 8 // bits for bits in (32, 64)}
+
+
+# --- the types ----------------------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """A vector of reals, ints or truth values."""
+
+    def __init__(self, kind: str, bits: int) -> None:
+        self.kind, self.bits, self.lanes = kind, bits, LANES[bits]
+        super().__init__(name=f"vector({kind}{bits} x {self.lanes})")
+
+    @property
+    def element(self) -> ir.Type:
+        if self.kind == "int":
+            return ir.IntType(self.bits)
+        if self.kind == "mask":
+            return ir.IntType(1)
+        return ir.FloatType() if self.bits == 32 else ir.DoubleType()
+
+    @property
+    def llvm(self) -> ir.VectorType:
+        return ir.VectorType(self.element, self.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, vector.llvm)
+
+
+def _scalar(vector: Vector) -> types.Type:
+    if vector.kind == "int":
+        return types.int64
+    return types.float32 if vector.bits == 32 else types.float64
+
+
+def _is(kind: str, *arguments: Any) -> bool:
+    return all(isinstance(a, Vector) and a.kind == kind for a in arguments)
+
+
+# --- pieces of LLVM code ------------------------------------------------------------------------
+
+_I32 = ir.IntType(32)
+
+
+def _pointer(builder: Any, address: Any, vector: Vector) -> Any:
+    return builder.inttoptr(address, vector.llvm.as_pointer())
+
+
+def splat_value(builder: Any, value: Any, vector: Vector) -> Any:
+    """LLVM code for a vector with `value` in every lane."""
+    undefined = ir.Constant(vector.llvm, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, vector.lanes), [0] * vector.lanes)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
+
+
+def _call(builder: Any, name: str, result: ir.Type, arguments: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _suffix(vector: Vector) -> str:
+    letter = "f" if vector.kind == "real" else "i"
+    return f"v{vector.lanes}{letter}{vector.bits}"
+
+
+def _first_lanes(builder: Any, count: Any, lanes: int) -> Any:
+    """The mask of the first `count` lanes."""
+    ints = ir.VectorType(_I32, lanes)
+    undefined = ir.Constant(ints, ir.Undefined)
+    small = builder.insert_element(undefined, builder.trunc(count, _I32), ir.Constant(_I32, 0))
+    counts = builder.shuffle_vector(small, undefined, ir.Constant(ints, [0] * lanes))
+    return builder.icmp_signed("<", ir.Constant(ints, list(range(lanes))), counts)
+
+
+def _is_literal(argument: Any) -> bool:
+    return isinstance(argument, types.IntegerLiteral)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+@intrinsic
+def load(typingctx: Any, address: Any, like: Any) -> Any:
+    """A whole vector from memory, of the type of `like`."""
+    if not isinstance(like, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(_pointer(builder, args[0], like))
+        value.align = like.bits // 8
+        return value
+
+    return like(types.int64, like), codegen
+
+
+@intrinsic
+def load_part(typingctx: Any, address: Any, count: Any, rest: Any) -> Any:
+    """The first `count` lanes from memory, the others from the vector `rest`."""
+    if not isinstance(rest, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(builder, args[0], rest)
+        mask = _first_lanes(builder, args[1], rest.lanes)
+        align = ir.Constant(_I32, rest.bits // 8)
+        name = f"llvm.masked.load.{_suffix(rest)}.p0"
+        return _call(builder, name, rest.llvm, [pointer, align, mask, args[2]])
+
+    return rest(types.int64, types.int64, rest), codegen
+
+
+@intrinsic
+def store(typingctx: Any, address: Any, value: Any) -> Any:
+    """A whole vector to memory."""
+    if not isinstance(value, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], _pointer(builder, args[0], value)).align = value.bits // 8
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), codegen
+
+
+@intrinsic
+def store_part(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """The first `count` lanes to memory."""
+    if not isinstance(value, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(builder, args[0], value)
+        mask = _first_lanes(builder, args[2], value.lanes)
+        align = ir.Constant(_I32, value.bits // 8)
+        name = f"llvm.masked.store.{_suffix(value)}.p0"
+        _call(builder, name, ir.VoidType(), [args[1], pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value, types.int64), codegen
+
+
+@intrinsic
+def store_wide(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """The first `count` lanes of an int vector to memory, as int64."""
+    if not _is("int", value):
+        return None
+    wide = ir.VectorType(ir.IntType(64), value.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        ints = builder.sext(args[1], wide) if value.bits == 32 else args[1]
+        pointer = builder.inttoptr(args[0], wide.as_pointer())
+        mask = _first_lanes(builder, args[2], value.lanes)
+        name = f"llvm.masked.store.v{value.lanes}i64.p0"
+        _call(builder, name, ir.VoidType(), [ints, pointer, ir.Constant(_I32, 8), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value, types.int64), codegen
+
+
+# --- making and combining -----------------------------------------------------------------------
+
+
+def _splatter(kind: str) -> Any:
+    @intrinsic(prefer_literal=True)
+    def splat(typingctx: Any, value: Any, bits: Any) -> Any:
+        if not _is_literal(bits):
+            return None
+        vector = Vector(kind, bits.literal_value)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            scalar = args[0]
+            if kind == "int" and vector.bits == 32:
+                scalar = builder.trunc(scalar, _I32)
+            return splat_value(builder, scalar, vector)
+
+        return vector(_scalar(vector), bits), codegen
+
+    return splat
+
+
+#: splat(value, bits): a vector with the same value in every lane.
+splat = _splatter("real")
+splat_int = _splatter("int")
+
+
+@intrinsic
+def splat_like(typingctx: Any, value: Any, like: Any) -> Any:
+    """A real vector of the type of `like` with the same value in every lane."""
+    if not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return splat_value(builder, args[0], like)
+
+    return like(_scalar(like), like), codegen
+
+
+@intrinsic
+def lanes_of(typingctx: Any, like: Any) -> Any:
+    """The number of lanes, a constant."""
+    if not isinstance(like, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), like.lanes)
+
+    return types.int64(like), codegen
+
+
+@intrinsic
+def bytes_of(typingctx: Any, like: Any) -> Any:
+    """The bytes of one element, a constant."""
+    if not isinstance(like, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), like.bits // 8)
+
+    return types.int64(like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def ramp_like(typingctx: Any, start: Any, step: Any, like: Any) -> Any:
+    """The ints start, start + step, ... as wide and as many as the lanes of `like`; `step` is a constant."""
+    if not isinstance(like, Vector) or not _is_literal(step):
+        return None
+    vector = Vector("int", like.bits)
+    values = [step.literal_value * lane for lane in range(vector.lanes)]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first = args[0] if vector.bits == 64 else builder.trunc(args[0], _I32)
+        return builder.add(splat_value(builder, first, vector), ir.Constant(vector.llvm, values))
+
+    return vector(types.int64, step, like), codegen
+
+
+def _binary(real: str, integer: str = "") -> Any:
+    @intrinsic
+    def operation(typingctx: Any, a: Any, b: Any) -> Any:
+        if a != b or not (_is("real", a) or (integer and _is("int", a))):
+            return None
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, real if a.kind == "real" else integer)(*args)
+
+        return a(a, b), codegen
+
+    return operation
+
+
+add = _binary("fadd", "add")
+multiply = _binary("fmul")
+divide = _binary("fdiv")
+
+
+@intrinsic
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The larger of each pair; NaN where either is NaN."""
+    if a != b or not _is("real", a):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # x86's max gives its second operand where one is NaN: that loses a NaN in the first
+        larger = builder.select(builder.fcmp_ordered(">", *args), *args)
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[0], larger)
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def precedes(typingctx: Any, a: Any, place_a: Any, b: Any, place_b: Any) -> Any:
+    """Where (a, place_a) beats (b, place_b): the larger, NaN above all, and of equals the lower place."""
+    if a != b or not _is("real", a) or place_a != place_b or not _is("int", place_a):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, place_x, y, place_y = args
+        x_nan = builder.fcmp_unordered("uno", x, x)
+        y_nan = builder.fcmp_unordered("uno", y, y)
+        larger = builder.or_(builder.fcmp_ordered(">", x, y), builder.and_(x_nan, builder.not_(y_nan)))
+        same = builder.or_(builder.fcmp_ordered("==", x, y), builder.and_(x_nan, y_nan))
+        first = builder.icmp_signed("<", place_x, place_y)
+        return builder.or_(larger, builder.and_(same, first))
+
+    return Vector("mask", a.bits)(a, place_a, b, place_b), codegen
+
+
+@intrinsic
+def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
+    """a where `mask`, else b."""
+    if a != b or not _is("mask", mask):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return a(mask, a, b), codegen
+
+
+def _shuffler(pattern: Any) -> Any:
+    @intrinsic
+    def shuffle(typingctx: Any, a: Any, b: Any) -> Any:
+        if a != b or not isinstance(a, Vector):
+            return None
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _shuffle(builder, args[0], args[1], pattern(a.lanes))
+
+        return a(a, b), codegen
+
+    return shuffle
+
+
+#: Of two vectors in a row, every second lane from the first, or from the second, on.
+even = _shuffler(lambda lanes: list(range(0, 2 * lanes, 2)))
+odd = _shuffler(lambda lanes: list(range(1, 2 * lanes, 2)))
+#: The inverse: lanes of both vectors in turn, the lower and the upper half.
+interleave_low = _shuffler(lambda lanes: [i // 2 + i % 2 * lanes for i in range(lanes)])
+interleave_high = _shuffler(lambda lanes: [(lanes + i) // 2 + i % 2 * lanes for i in range(lanes)])
+
+
+@inlined
+def put(target, value, count):
+    """The first `count` lanes, or all where there are fewer."""
+    if count >= lanes_of(value):
+        store(target, value)
+    else:
+        store_part(target, value, count)
+
+
+@inlined
+def take(source, count, rest):
+    """The first `count` lanes from memory, or all where there are fewer; the others from `rest`."""
+    return load(source, rest) if count >= lanes_of(rest) else load_part(source, count, rest)

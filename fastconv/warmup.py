@@ -1,0 +1,102 @@
+"""Compile ahead of the first call, and tell what is in use."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+
+import llvmlite
+import numba
+import numpy as np
+
+from fastconv import functional as F
+from fastconv import jit, threads
+from fastconv.kernels.simd import REGISTER_BYTES
+from fastconv.version import __version__
+
+__all__ = ["show_config", "warmup"]
+
+
+def _conv(dtype: np.dtype) -> None:
+    x, weight = np.ones((1, 2, 6, 6), dtype), np.ones((2, 2, 3, 3), dtype)
+    for stride in (1, 2):
+        y = F.conv2d(x, weight, weight[:, 0, 0, 0], stride)
+        F.conv2d_backward(y, x, weight, stride)
+
+
+def _max_pool(dtype: np.dtype) -> None:
+    x = np.ones((1, 2, 6, 6), dtype)
+    F.max_pool2d(x, 2)
+    y, indices = F.max_pool2d(x, 2, return_indices=True)
+    F.max_pool2d_backward(y, indices, x.shape)
+
+
+def _avg_pool(dtype: np.dtype) -> None:
+    x = np.ones((1, 2, 6, 6), dtype)
+    F.avg_pool2d_backward(F.avg_pool2d(x, 2), x.shape, 2)
+
+
+def _adaptive_pool(dtype: np.dtype) -> None:
+    x = np.ones((1, 2, 6, 6), dtype)
+    F.adaptive_avg_pool2d_backward(F.adaptive_avg_pool2d(x, 4), x.shape)
+    F.adaptive_max_pool2d(x, 4)
+
+
+_OPS: dict[str, Callable[[np.dtype], None]] = {
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "adaptive_pool": _adaptive_pool,
+}
+
+
+def warmup(dtypes: Iterable[str] = ("float32",), ops: Iterable[str] | None = None) -> None:
+    """Compile the kernels now rather than in the first call that needs each; the result is kept on disk.
+
+    Parameters
+    ----------
+    dtypes : iterable of "float32" and "float64"
+    ops : iterable of str, optional
+        Of "conv", "max_pool", "avg_pool" and "adaptive_pool", every rank at once; None means all.
+
+    Raises
+    ------
+    ValueError
+        For another dtype or operation.
+
+    Examples
+    --------
+    >>> warmup(dtypes=["float64"], ops=["max_pool"])
+    """
+    names = list(_OPS) if ops is None else list(ops)
+    for name in names:
+        if name not in _OPS:
+            raise ValueError(f"warmup: ops are {', '.join(map(repr, _OPS))}, got {name!r}")
+    for dtype in dtypes:
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f'warmup: dtypes are "float32" and "float64", got {dtype!r}')
+        for name in names:
+            _OPS[name](np.dtype(dtype))
+    threads.start()
+
+
+def show_config() -> None:
+    """Print the versions, the vector width, threads and threading layer, and the cache folder in use.
+
+    Examples
+    --------
+    >>> show_config()  # doctest: +ELLIPSIS
+    fastconv ...
+    """
+    threads.start()
+    layer = "none (no compiler)" if jit.DISABLED else numba.threading_layer()
+    print(f"fastconv         {__version__}")
+    print(f"Python           {platform.python_version()} on {platform.system()} {platform.machine()}")
+    print(f"NumPy            {np.__version__}")
+    print(f"Numba            {numba.__version__} (llvmlite {llvmlite.__version__})")
+    print(f"CPU              {numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()}")
+    print(f"vector registers {8 * REGISTER_BYTES} bits")
+    print(f"threads          {threads.get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}")
+    print(f"threading layer  {layer}")
+    print(f"compiler         {'off: NUMBA_DISABLE_JIT is set' if jit.DISABLED else 'on'}")
+    print(f"kernel cache     {jit.CACHE_FOLDER or 'none: kernels are compiled in every process'}")

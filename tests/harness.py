@@ -1,0 +1,164 @@
+"""Running a case: by an algorithm, output and scratch memory poisoned first, and by the reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from strategies import Conv, Pool
+
+from fastconv import reference
+from fastconv.algorithms import ALGORITHMS, im2col
+from fastconv.algorithms.workspace import workspace
+from fastconv.functional import run
+from fastconv.functional.arrays import lift_like_x, lift_weight
+from fastconv.plan import find_algorithm
+from fastconv.shapes import ConvShape
+
+
+@contextmanager
+def blocks_of(size: int) -> Iterator[None]:
+    """Lower at most `size` bytes at a time."""
+    with mock.patch.object(im2col, "BLOCK_BYTES", size):
+        yield
+
+
+def poison_workspace(dtype: str) -> None:
+    """Fill this thread's scratch memory with NaN."""
+    (scratch,) = workspace(np.dtype(dtype), (1 << 15,))
+    scratch.fill(np.nan)
+
+
+#: The algorithms that serve every case; the others may refuse one, and say why.
+COMPLETE = ("auto", "im2col", "naive")
+
+
+def refused(name: str, case: Conv, op: str) -> bool:
+    """Whether an algorithm cannot do a case; the public functions must then say so, and why."""
+    reason = ALGORITHMS[name].supports(geometry(case), np.dtype(case.dtype), op)
+    if reason is None:
+        return False
+    assert name not in COMPLETE
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        find_algorithm("conv", name, geometry(case), np.dtype(case.dtype), op)
+    return True
+
+
+def geometry(case: Conv) -> ConvShape:
+    """The shape that fastconv derives for a case."""
+    x, weight = case.give(case.x()), case.give_weight(case.weight())
+    return run.geometry("conv", case.rank, x.shape, weight.shape, *case.facts.values())
+
+
+def fill_forward(name: str, case: Conv) -> np.ndarray:
+    """y, channels-first, as the algorithm itself leaves it in an array of NaN."""
+    shape = geometry(case)
+    x, weight, bias = case.give(case.x()), case.give_weight(case.weight()), case.bias_values()
+    y = np.full_like(case.give(case.grad()), np.nan)
+    poison_workspace(case.dtype)
+    ALGORITHMS[name].forward(
+        lift_like_x("x", "x", x, case.rank, case.layout),
+        lift_weight(weight, case.rank, case.layout),
+        bias,
+        case.relu,
+        lift_like_x("y", "y", y, case.rank, case.layout),
+        shape,
+    )
+    return case.take(y)
+
+
+def fill_input_grad(name: str, case: Conv) -> np.ndarray:
+    """The gradient of x, channels-first, likewise."""
+    shape = geometry(case)
+    grad, weight = case.give(case.grad()), case.give_weight(case.weight())
+    out = np.full_like(case.give(case.x()), np.nan)
+    poison_workspace(case.dtype)
+    ALGORITHMS[name].input_grad(
+        lift_like_x("grad", "grad", grad, case.rank, case.layout),
+        lift_weight(weight, case.rank, case.layout),
+        lift_like_x("out", "out", out, case.rank, case.layout),
+        shape,
+    )
+    return case.take(out)
+
+
+def fill_weight_grad(name: str, case: Conv) -> np.ndarray:
+    """The gradient of weight, (K, C // groups, *kernel), likewise."""
+    shape = geometry(case)
+    grad, x = case.give(case.grad()), case.give(case.x())
+    out = np.full_like(case.give_weight(case.weight()), np.nan)
+    poison_workspace(case.dtype)
+    ALGORITHMS[name].weight_grad(
+        lift_like_x("grad", "grad", grad, case.rank, case.layout),
+        lift_like_x("x", "x", x, case.rank, case.layout),
+        lift_weight(out, case.rank, case.layout),
+        shape,
+    )
+    return case.take_weight(out)
+
+
+# --- the reference, with channels-first arrays of any rank ----------------------------------------
+
+
+def _lift(values: Any, fill: int = 1) -> tuple[int, ...]:
+    """Three spatial axes."""
+    return (fill,) * (3 - len(values)) + tuple(values)
+
+
+def _double(array: np.ndarray) -> np.ndarray:
+    """float64, with three spatial axes."""
+    return array.reshape(*array.shape[:2], *_lift(array.shape[2:])).astype(np.float64)
+
+
+def _conv_args(case: Conv) -> tuple[Any, ...]:
+    g = case.geometry
+    before = [pair[0] for pair in g["pads"]]
+    return _lift(g["stride"]), _lift(before, 0), _lift(g["dilation"]), case.groups
+
+
+def reference_forward(case: Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    y = reference.conv(_double(x), _double(weight), *_conv_args(case), _lift(case.out))
+    return y.reshape(*y.shape[:2], *case.out)
+
+
+def reference_input_grad(case: Conv, grad: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    gx = reference.conv_input_grad(_double(grad), _double(weight), *_conv_args(case), _lift(case.size))
+    return gx.reshape(*gx.shape[:2], *case.size)
+
+
+def reference_weight_grad(case: Conv, grad: np.ndarray, x: np.ndarray) -> np.ndarray:
+    gw = reference.conv_weight_grad(_double(grad), _double(x), *_conv_args(case), _lift(case.kernel))
+    return gw.reshape(*gw.shape[:2], *case.kernel)
+
+
+def _pool_args(case: Pool) -> list[Any]:
+    g = case.geometry
+    return [_lift(g["kernel"]), _lift(g["stride"]), _lift([pair[0] for pair in g["pads"]], 0)]
+
+
+def reference_max_pool(case: Pool, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    args = (*_pool_args(case), _lift(case.geometry["dilation"]), _lift(case.out))
+    y, indices = reference.max_pool(_double(x), *args)
+    shape = (*x.shape[:2], *case.out)
+    return y.reshape(shape), indices.reshape(shape)
+
+
+def reference_avg_pool(case: Pool, x: np.ndarray, count_padding: bool, divisor: int | None) -> np.ndarray:
+    after = _lift([pair[1] for pair in case.geometry["pads"]], 0)
+    args = (*_pool_args(case), after, _lift(case.geometry["dilation"]), _lift(case.out))
+    y = reference.avg_pool(_double(x), *args, count_padding, divisor or 0)
+    return y.reshape(*x.shape[:2], *case.out)
+
+
+def reference_avg_pool_backward(
+    case: Pool, grad: np.ndarray, count_padding: bool, divisor: int | None
+) -> np.ndarray:
+    after = _lift([pair[1] for pair in case.geometry["pads"]], 0)
+    args = (*_pool_args(case), after, _lift(case.geometry["dilation"]), _lift(case.size))
+    gx = reference.avg_pool_backward(_double(grad), *args, count_padding, divisor or 0)
+    return gx.reshape(*gx.shape[:2], *case.size)

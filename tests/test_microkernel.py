@@ -1,0 +1,63 @@
+"""The GEMM micro-kernel against NumPy's product in float64."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+
+from fastconv import jit
+from fastconv.jit import address_of
+from fastconv.kernels import simd
+from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
+from fastconv.kernels.simd import LANES
+
+pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: there is no micro-kernel")
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("vectors", range(1, VECTORS + 1))
+def test_tile(bits: int, vectors: int) -> None:
+    @numba.njit
+    def run(a, b, offsets, depth, c, c_row, start, bias, least):  # type: ignore[no-untyped-def]
+        like = simd.splat(0.0, bits)
+        multiply_tile(a, b, offsets, depth, c, c_row, start, bias, least, vectors, like)
+
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(f"f{bits // 8}")
+    width = vectors * LANES[bits]
+    for depth in (1, 2, 37):
+        a = rng.standard_normal((depth, ROWS)).astype(dtype)
+        rows = rng.standard_normal((2 * depth + 1, width + 3)).astype(dtype)
+        order = rng.permutation(2 * depth + 1)[:depth]  # rows of B lie anywhere
+        offsets = (order * rows.strides[0] + dtype.itemsize).astype(np.int64)
+        b = rows[order, 1 : width + 1]
+        bias = rng.standard_normal(ROWS).astype(dtype)
+        before = rng.standard_normal((ROWS, width + 2)).astype(dtype)
+        starts = {ZERO: 0, LOAD: before[:, :width], BIAS: bias[:, None]}
+        for start, initial in starts.items():
+            for least in (-np.inf, 0.0):
+                c = before.copy()
+                addresses = (address_of(a), address_of(rows), address_of(offsets), depth)
+                bound = dtype.type(least)
+                run(*addresses, address_of(c), c.strides[0], start, address_of(bias), bound)
+                exact = np.maximum(a.T.astype(np.float64) @ b + initial, least)
+                scale = abs(a.T).astype(np.float64) @ abs(b) + abs(initial)
+                error = abs(c[:, :width] - exact)
+                assert (error <= (depth + 2) * np.finfo(dtype).eps * scale).all()
+                np.testing.assert_array_equal(c[:, width:], before[:, width:])
+
+
+def test_nan_is_not_clipped() -> None:
+    c_row = 8 * LANES[64]
+
+    @numba.njit
+    def run(a, b, offsets, c, least):  # type: ignore[no-untyped-def]
+        like = simd.splat(0.0, 64)
+        multiply_tile(a, b, offsets, 1, c, c_row, ZERO, 0, least, 1, like)
+
+    a = np.full(ROWS, np.nan)
+    b = np.ones(LANES[64])
+    c = np.zeros((ROWS, LANES[64]))
+    run(address_of(a), address_of(b), address_of(np.zeros(1, np.int64)), address_of(c), 0.0)
+    assert np.isnan(c).all()

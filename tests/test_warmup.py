@@ -1,0 +1,55 @@
+"""`warmup`, `show_config`, and the command line that offers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import python
+
+import fastconv
+from fastconv import jit
+from fastconv.__main__ import main
+
+
+@pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: there is nothing to compile")
+def test_warmup_leaves_nothing_to_compile(tmp_path: Path) -> None:
+    cache = {"FASTCONV_CACHE_DIR": str(tmp_path)}
+    python("import fastconv; fastconv.warmup(dtypes=['float32'], ops=['conv', 'max_pool'])", **cache)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nbc")}
+    assert before
+    use = """
+        import numpy as np, fastconv
+        x, weight = np.ones((2, 3, 40, 50), np.float32), np.ones((4, 3, 5, 5), np.float32)
+        y = fastconv.conv2d(x, weight, stride=2)
+        fastconv.conv2d_backward(y, x, weight, stride=2)
+        y, indices = fastconv.max_pool2d(x, 3, return_indices=True)
+        fastconv.max_pool2d_backward(y, indices, x.shape)
+    """
+    python(use, **cache)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nbc")} == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"dtypes": ["float16"]}, {"dtypes": "float32"}, {"ops": ["conv", "fft"]}]
+)
+def test_warmup_refuses(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^warmup: (dtypes|ops) are .*, got "):
+        fastconv.warmup(**arguments)
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    for word in (fastconv.__version__, "NumPy", "Numba", "threads", "vector registers", "kernel cache"):
+        assert word in shown
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "warmup" in shown
+    assert "info" in shown
