@@ -8,28 +8,22 @@ accepted may reach one.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
-#: An int, or one int per spatial axis.
-Ints = int | Sequence[int]
-#: Also pairs (before, after) per axis, "valid", "same" or "same_lower".
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+from fastconv.arguments import (
+    LARGEST_ARGUMENT,
+    Pairs,
+    check_layout,
+    check_size,
+    integer,
+    padding_pairs,
+    per_axis,
+)
 
 Triple = tuple[int, int, int]
-Pairs = tuple[tuple[int, int], ...]
-
-LAYOUTS = ("NCHW", "NHWC")
-
-#: Largest stride, dilation, padding or kernel size: products of two of them stay within an int64.
-LARGEST_ARGUMENT = 2**31 - 1
-#: Most elements an array may have: their byte offsets stay within an int64.
-LARGEST_SIZE = 2**59
 
 
 class ConvShape(NamedTuple):
@@ -152,125 +146,7 @@ def output_size(
     return count
 
 
-# --- one argument at a time ---------------------------------------------------------------------
-
-
-def canonical(value: Any) -> Any:
-    """An argument in a hashable form that tells apart what the checks below tell apart.
-
-    >>> canonical([1, (2, 3)])
-    (1, (2, 3))
-    """
-    if type(value) is int or isinstance(value, str) or value is None:
-        return value
-    if isinstance(value, (bool, np.bool_, bytes)):
-        return _Rejected(value)
-    try:
-        return operator.index(value)
-    except TypeError:
-        pass
-    if isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim > 0):
-        return tuple(canonical(item) for item in value)
-    return _Rejected(value)
-
-
-class _Rejected:
-    """Stands for a value that is no int and no sequence, so that the error can show it.
-
-    Compared by identity: 1.0 == 1, and True == 1, but neither may find what is cached for 1.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self.text = f"{value!r:.60} ({type(value).__name__})"
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def _integer(function: str, name: str, value: Any, least: int, most: int, rule: str) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{function}: {name} must be {rule}, got {value!r}")
-    if not least <= value <= most:
-        bound = f"at least {least}" if value < least else f"at most {most}"
-        raise ValueError(f"{function}: {name} must be {bound}, got {value}")
-    return value
-
-
-def per_axis(function: str, name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...]:
-    """One int per spatial axis from an int or a sequence of `rank` ints.
-
-    >>> per_axis("conv2d", "stride", 2, 2), per_axis("conv2d", "stride", (1, 3), 2)
-    ((2, 2), (1, 3))
-    """
-    rule = f"an int or {rank} ints"
-    if isinstance(value, tuple):
-        if len(value) != rank:
-            raise ValueError(
-                f"{function}: {name} must be {rule} (one per spatial axis), got {len(value)}: {value}"
-            )
-        return tuple(_integer(function, name, item, least, LARGEST_ARGUMENT, rule) for item in value)
-    return (_integer(function, name, value, least, LARGEST_ARGUMENT, rule),) * rank
-
-
-def padding_pairs(
-    function: str,
-    padding: Any,
-    size: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-) -> Pairs:
-    """(before, after) per axis from any form of `padding`.
-
-    >>> padding_pairs("conv2d", "same", (6, 5), (3, 2), (1, 1), (1, 1))
-    ((1, 1), (0, 1))
-    >>> padding_pairs("conv2d", ((0, 1), (2, 3)), (6, 5), (3, 2), (1, 1), (1, 1))
-    ((0, 1), (2, 3))
-    """
-    rank = len(size)
-    if padding == "valid":
-        return ((0, 0),) * rank
-    if padding in ("same", "same_lower"):
-        pairs = []
-        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
-            total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
-            small, large = total // 2, total - total // 2
-            pairs.append((small, large) if padding == "same" else (large, small))
-        return tuple(pairs)
-    rule = f'an int, {rank} ints, {rank} (before, after) pairs, "valid", "same" or "same_lower"'
-    if isinstance(padding, str):
-        raise ValueError(f"{function}: padding must be {rule}, got {padding!r}")
-    if not isinstance(padding, tuple):
-        padding = (padding,) * rank
-    if len(padding) != rank:
-        raise ValueError(f"{function}: padding must be {rule}, got {len(padding)} entries: {padding}")
-    pairs = []
-    for entry in padding:
-        pair = entry if isinstance(entry, tuple) else (entry, entry)
-        if len(pair) != 2:
-            raise ValueError(f"{function}: padding must be {rule}, got {padding}")
-        before, after = (_integer(function, "padding", item, 0, LARGEST_ARGUMENT, rule) for item in pair)
-        pairs.append((before, after))
-    return tuple(pairs)
-
-
-def check_choice(function: str, name: str, value: Any, choices: Sequence[str | None]) -> None:
-    """Refuse what is not one of `choices`, of whatever type it is."""
-    known = value is None or isinstance(value, str)
-    if not known or value not in choices:
-        names = [f'"{choice}"' if choice else "None" for choice in choices]
-        rule = " or ".join(names) if len(names) == 2 else "one of " + ", ".join(names)
-        raise ValueError(f"{function}: {name} must be {rule}, got {value!r:.60}")
-
-
-def check_layout(function: str, layout: Any) -> None:
-    check_choice(function, "layout", layout, LAYOUTS)
-
-
-def check_size(function: str, name: str, shape: Sequence[int]) -> None:
-    """Refuse an array too large to address."""
-    if prod(shape) > LARGEST_SIZE:
-        raise ValueError(f"{function}: {name} would have shape {tuple(shape)}, too large to address")
+# --- arrays -----------------------------------------------------------------------------------------
 
 
 def array_shape(function: str, name: str, shape: tuple[int, ...], rank: int, layout: str) -> ArrayShape:
@@ -311,32 +187,6 @@ def drop(values: Sequence[int], rank: int) -> tuple[int, ...]:
     return tuple(values[3 - rank :])
 
 
-def shape_argument(function: str, name: str, value: Any) -> tuple[int, ...]:
-    """A whole shape given by the user: a sequence of non-negative ints."""
-    value = canonical(value)
-    if not isinstance(value, tuple):
-        raise TypeError(f"{function}: {name} must be a sequence of ints, got {value!r}")
-    most = LARGEST_SIZE
-    return tuple(_integer(function, name, item, 0, most, "a sequence of ints") for item in value)
-
-
-def adaptive_output(function: str, output_size: Any, size: tuple[int, ...]) -> tuple[int, ...]:
-    """Output size per axis of an adaptive pooling; `output_size` in `canonical` form, None keeps an axis."""
-    rank = len(size)
-    wanted = output_size if isinstance(output_size, tuple) else (output_size,) * rank
-    if len(wanted) != rank:
-        raise ValueError(f"{function}: output_size must be an int or {rank} ints or Nones, got {output_size}")
-    if min(size) < 1:
-        raise ValueError(f"{function}: every spatial axis must be at least 1, got {size}")
-    rule = f"an int, or {rank} ints or Nones"
-    output = tuple(
-        n if item is None else _integer(function, "output_size", item, 1, LARGEST_ARGUMENT, rule)
-        for item, n in zip(wanted, size, strict=True)
-    )
-    check_size(function, "a plane of the output", output)
-    return output
-
-
 # --- whole operations ---------------------------------------------------------------------------
 
 
@@ -356,7 +206,7 @@ def conv_shape(
     check_layout(function, layout)
     x = array_shape(function, "x", x_shape, rank, layout)
     out_channels, group_in, kernel = _weight_shape(function, weight_shape, rank, layout, ("K", "C // groups"))
-    groups = _integer(function, "groups", groups, 1, LARGEST_ARGUMENT, "an int")
+    groups = integer(function, "groups", groups, 1, LARGEST_ARGUMENT, "an int")
     strides = per_axis(function, "stride", stride, rank)
     dilations = per_axis(function, "dilation", dilation, rank)
     facts = f"x.shape = {x_shape}, weight.shape = {weight_shape}, layout = {layout!r}"
@@ -410,7 +260,7 @@ def conv_transpose_shape(
     check_layout(function, layout)
     x = array_shape(function, "x", x_shape, rank, layout)
     weight_in, group_out, kernel = _weight_shape(function, weight_shape, rank, layout, ("C", "K // groups"))
-    groups = _integer(function, "groups", groups, 1, LARGEST_ARGUMENT, "an int")
+    groups = integer(function, "groups", groups, 1, LARGEST_ARGUMENT, "an int")
     strides = per_axis(function, "stride", stride, rank)
     dilations = per_axis(function, "dilation", dilation, rank)
     extra = per_axis(function, "output_padding", output_padding, rank, least=0)

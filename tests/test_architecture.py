@@ -19,7 +19,8 @@ PACKAGE = Path(fastconv.__file__).parent
 
 #: The floors of the house, the ground floor first: imports point down. A folder is one room.
 FLOORS = [
-    {"shapes", "datasets", "version"},
+    {"arguments", "datasets", "version"},
+    {"shapes"},
     {"jit"},
     {"kernels", "reference", "threads"},
     {"algorithms"},

@@ -15,7 +15,7 @@ import numpy as np
 from fastconv.algorithms.base import PoolAlgorithm
 from fastconv.algorithms.workspace import workspace
 from fastconv.jit import DISABLED, Kernel, address_of
-from fastconv.kernels import pool_rows
+from fastconv.kernels import pool_places, pool_rows, pool_spread
 from fastconv.kernels import pooling as kernels
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import PoolShape, Triple
@@ -85,7 +85,7 @@ def max_pool(
     if indices is None and _by_rows(pool_rows.max_rows, x, out, axes, shape):
         return
     if indices is not None and x[0, 0].size < pool_rows.NOWHERE:
-        if _by_rows(pool_rows.max_rows_indices, x, out, axes, shape, indices=indices):
+        if _by_rows(pool_places.max_rows_indices, x, out, axes, shape, indices=indices):
             return
     _run(kernels.max_pool, x, out, axes, indices=indices)
 
@@ -111,7 +111,7 @@ def avg_pool_backward(
     shape: PoolShape | None = None,
 ) -> None:
     """out = each gradient, divided, added to every cell of its window."""
-    if not _by_rows(pool_rows.avg_rows_backward, out, grad_output, axes, shape, divisor=divisor):
+    if not _by_rows(pool_spread.avg_rows_backward, out, grad_output, axes, shape, divisor=divisor):
         _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
 
 

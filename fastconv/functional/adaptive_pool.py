@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import pooling
+from fastconv.arguments import adaptive_output, canonical, check_layout, check_size, shape_argument
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
-from fastconv.shapes import (
-    ArrayShape,
-    adaptive_output,
-    array_shape,
-    canonical,
-    check_layout,
-    check_size,
-    join_shape,
-    lift,
-    shape_argument,
-)
+from fastconv.shapes import ArrayShape, array_shape, join_shape, lift
 
 __all__ = [
     "adaptive_avg_pool1d",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import Output, check_shape, lift_like_x, real_arrays
-from fastconv.shapes import Ints, Padding, shape_argument
 
 __all__ = [
     "avg_pool1d",

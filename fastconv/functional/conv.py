@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv.arguments import Ints, Padding, check_choice
 from fastconv.functional import run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
 from fastconv.functional.padding import Border
-from fastconv.shapes import Ints, Padding, check_choice
 
 __all__ = [
     "ConvGrads",

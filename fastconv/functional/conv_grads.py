@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import run
 from fastconv.functional.arrays import check_shape, real_arrays
-from fastconv.shapes import Ints, Padding, shape_argument
 
 __all__ = [
     "conv1d_input_grad",

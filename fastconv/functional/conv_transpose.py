@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arguments import Ints, Padding, canonical
 from fastconv.functional import run
 from fastconv.functional.arrays import check_shape, real_arrays
 from fastconv.functional.conv import ConvGrads
-from fastconv.shapes import ConvShape, Ints, Padding, canonical, conv_transpose_shape, drop, join_shape
+from fastconv.shapes import ConvShape, conv_transpose_shape, drop, join_shape
 
 __all__ = [
     "conv_transpose1d",

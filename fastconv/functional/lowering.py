@@ -7,9 +7,10 @@ from math import prod
 import numpy as np
 
 from fastconv.algorithms.lowering import Block, gather, scatter
+from fastconv.arguments import Ints, Padding, canonical, check_size, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
-from fastconv.shapes import Ints, Padding, PoolShape, canonical, check_size, join_shape, shape_argument
+from fastconv.shapes import PoolShape, join_shape
 
 __all__ = [
     "col2im",

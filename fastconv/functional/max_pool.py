@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import pooling
+from fastconv.arguments import Ints, Padding, check_layout, check_size, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import Output, check_shape, index_array, lift_like_x, real_arrays
-from fastconv.shapes import Ints, Padding, array_shape, check_layout, check_size, lift, shape_argument
+from fastconv.shapes import array_shape, lift
 
 __all__ = [
     "max_pool1d",

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.shapes import ConvShape, check_choice, drop
+from fastconv.arguments import check_choice
+from fastconv.shapes import ConvShape, drop
 
 _NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 PADDING_MODES = ("zeros", *_NUMPY_MODES)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import OPERATIONS
+from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import run
 from fastconv.plan import Plan, make_plan
-from fastconv.shapes import Ints, Padding, shape_argument
 
 __all__ = [
     "explain",

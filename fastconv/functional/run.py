@@ -11,15 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arguments import canonical
 from fastconv.functional.arrays import lift_like_x, lift_weight
 from fastconv.plan import find_algorithm, named_algorithm
-from fastconv.shapes import (
-    ConvShape,
-    canonical,
-    conv_shape,
-    drop,
-    join_shape,
-)
+from fastconv.shapes import ConvShape, conv_shape, drop, join_shape
 
 
 def geometry(

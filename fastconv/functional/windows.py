@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import POOL_ALGORITHMS, PoolAlgorithm
-from fastconv.shapes import PoolShape, canonical, drop, join_shape, per_axis, pool_shape
+from fastconv.arguments import canonical, per_axis
+from fastconv.shapes import PoolShape, drop, join_shape, pool_shape
 
 
 def geometry(

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv import functional as F
+from fastconv.arguments import canonical, check_layout, per_axis
 from fastconv.nn.activations import ReLU
 from fastconv.nn.layer import Array, Layer, Rng, floating_dtype, positive, uniform
-from fastconv.shapes import canonical, check_layout, per_axis
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 

@@ -7,8 +7,8 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.arguments import check_layout
 from fastconv.nn.layer import Array, Layer, Rng, floating_dtype, positive, uniform
-from fastconv.shapes import check_layout
 
 
 class Linear(Layer):

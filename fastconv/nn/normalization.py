@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.arguments import check_layout
 from fastconv.nn.layer import Array, Layer, floating_dtype, positive
-from fastconv.shapes import check_layout
 
 
 class BatchNorm2d(Layer):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv import functional as F
+from fastconv.arguments import canonical, check_layout, per_axis
 from fastconv.nn.convolution import Padding, Sizes
 from fastconv.nn.layer import Array, Layer
-from fastconv.shapes import canonical, check_layout, per_axis
 
 
 class _Pool(Layer):
