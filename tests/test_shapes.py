@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import Conv, Pool, convs, pools
 
 import fastconv
-from fastconv import shapes
+from fastconv import arguments, shapes
 from fastconv.arguments import canonical, padding_pairs, per_axis
 from fastconv.functional import run, windows
 from fastconv.shapes import output_size
@@ -277,7 +277,7 @@ def test_per_axis_out_of_range(value: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("layout", shapes.LAYOUTS)
+@pytest.mark.parametrize("layout", arguments.LAYOUTS)
 @pytest.mark.parametrize("batched", [True, False])
 def test_array_shape_and_back(rank: int, layout: str, batched: bool) -> None:
     spatial = (7, 8, 9)[:rank]
