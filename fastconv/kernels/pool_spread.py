@@ -1,7 +1,7 @@
 """The gradient of average pooling by rows of vectors: `pool_rows` run backwards.
 
-A row of gradients is divided by the divisors of its windows, spread sideways to the columns that each has, and
-added to every row that it has.
+A row of gradients is divided by the divisors of its windows, spread sideways to the columns that each has,
+and added to every row that it has.
 """
 
 from __future__ import annotations
