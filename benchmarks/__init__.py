@@ -1,0 +1,36 @@
+"""Benchmarks: fastconv against other ways to compute the same, on layers of real networks.
+
+Run, at the root of the repository::
+
+    pytest --benchmark-only                        # some minutes; ratios in extra_info
+    pytest --benchmark-only --benchmark-json=results.json
+    python benchmarks/table.py results.json --markdown --plot ratios.png
+    python benchmarks/first_call.py                # what the first call of a process costs
+
+Plain ``pytest`` runs every case once and checks its results, without timing.
+
+What is compared
+----------------
+Each case is one operation on one layer (`benchmarks.layers`). All contenders (`benchmarks.peers`) get the
+same random arrays, their first results are checked against float64 NumPy, and only then are they timed,
+interleaved (`benchmarks.race`): a ratio comes from one process and one span of time. Weights are prepacked by
+nobody. Peers that are not installed are named as such.
+
+What is left out
+----------------
+Slow contenders are timed only on small layers, else a run would take hours: NumPy up to 500 MFLOP a call,
+scipy (forward only) and fastconv's reference loops ("naive") up to 20 MFLOP; in poolings NumPy and the
+algorithms that fastconv does not choose up to 10 million taps. The algorithm that it chooses by itself is
+not timed a second time under its name. Tables name every contender that is left out of a layer, and why.
+
+Settings
+--------
+``--benchmark-max-time=SECONDS`` is about the time for each case, 1 second unless told; 3 or more give
+steadier medians. ``--benchmark-min-rounds`` (5 unless told) counts before it. But a session that falls
+behind gives its next cases a single round, so that it ends in time; tables print the rounds.
+
+Set the environment variables of `benchmarks.conditions.FAIR` before Python starts. Without the first two the
+allocator returns each large result to the system, and whoever allocates it next pays for the page faults.
+Without the third, OpenBLAS's idle threads keep a core busy while the next contender runs. Tables print which
+were set. ``NUMBA_NUM_THREADS`` sets the threads of all contenders.
+"""
