@@ -101,17 +101,29 @@ def gather(
     groups: int,
     block: Block,
     lowest: bool = False,
+    parallel: bool = True,
 ) -> None:
     """columns = `block` of the lowered `image` (N, C, D, H, W); padding reads as 0, or as -inf."""
-    _move(kernels.im2col, image, columns, shape, groups, block, block.rows, lowest)
+    tasks = _tasks(block, block.rows) if parallel else 1
+    _move(kernels.im2col, image, columns, shape, groups, block, tasks, lowest)
 
 
 def scatter(
-    image: np.ndarray, columns: np.ndarray, shape: ConvShape | PoolShape, groups: int, block: Block
+    image: np.ndarray,
+    columns: np.ndarray,
+    shape: ConvShape | PoolShape,
+    groups: int,
+    block: Block,
+    parallel: bool = True,
 ) -> None:
     """Add `columns`, which is `block` of the lowered `image`, to the cells that they came from."""
-    channels = -(-block.rows // shape.taps)
-    _move(kernels.col2im, image, columns, shape, groups, block, channels, False)
+    tasks = _tasks(block, -(-block.rows // shape.taps)) if parallel else 1
+    _move(kernels.col2im, image, columns, shape, groups, block, tasks, False)
+
+
+def _tasks(block: Block, units: int) -> int:
+    """Tasks for `units` units of each image and group."""
+    return task_count(prod(block.shape), block.images * block.groups * units)
 
 
 def _move(
@@ -121,7 +133,7 @@ def _move(
     shape: ConvShape | PoolShape,
     groups: int,
     block: Block,
-    units: int,
+    tasks: int,
     lowest: bool,
 ) -> None:
     if columns.size == 0:
@@ -131,7 +143,7 @@ def _move(
     launch(
         kernel,
         image.dtype,
-        task_count(prod(block.shape), block.images * block.groups * units),
+        tasks,
         image=address_of(image),
         columns=address_of(columns),
         image_n=strides[0],
