@@ -49,6 +49,11 @@ def refused(name: str, case: Conv, op: str) -> bool:
     return True
 
 
+def needs(name: str, case: Conv) -> tuple[bool, bool, bool]:
+    """The gradients that an algorithm can do, as `conv{n}d_backward` takes it; the bias's needs none."""
+    return not refused(name, case, "input_grad"), not refused(name, case, "weight_grad"), True
+
+
 def geometry(case: Conv) -> ConvShape:
     """The shape that fastconv derives for a case."""
     x, weight = case.give(case.x()), case.give_weight(case.weight())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,15 +20,21 @@ def environment(home: Path = HOME, **changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(home), "PYTHONSAFEPATH": "1", **changes}
 
 
-def python(code: str, *options: str, home: Path = HOME, **variables: str) -> str:
-    """What the code prints; it must end well, and within minutes."""
-    done = subprocess.run(
+def python(code: str, *options: str, home: Path = HOME, seconds: float = 120, **variables: str) -> str:
+    """What the code prints; it must end well, and in time."""
+    process = subprocess.Popen(
         [sys.executable, *options, "-c", dedent(code)],
         env=environment(home, **variables),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    try:
+        out, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its forked children, too, which may be what hangs
+        out, errors = process.communicate()
+        raise AssertionError(f"not done after {seconds} s\n{out}\n{errors}") from None
+    assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{errors}"
+    return out

@@ -88,6 +88,12 @@ def test_large_weight_channels_last(op: str, compiled: None) -> None:
     assert output < most <= output + im2col.WORKSPACE_BYTES + 4 * prod(shapes[1]) + SLACK
 
 
+def test_what_the_workspace_is_stated_to_be() -> None:
+    assert im2col.BLOCK_BYTES == 4 << 20
+    assert im2col.WORKSPACE_BYTES == 8 << 20
+    assert "4 MiB" in im2col.Im2col.summary
+
+
 sides = st.integers(1, 5000)
 
 

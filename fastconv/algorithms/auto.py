@@ -20,7 +20,7 @@ class Choice(NamedTuple):
 
 
 class Auto(Algorithm):
-    """Hands each call to the first of `candidates`, the preferred first, that can do it."""
+    """Hands each call to the first of `candidates`, the preferred first, that can do it without drawback."""
 
     name = "auto"
     summary = "the fastest algorithm that can do it"
@@ -32,14 +32,14 @@ class Auto(Algorithm):
         chosen: Algorithm | None = None
         rejected = {}
         for algorithm in self.candidates:
-            reason = algorithm.supports(shape, dtype, op)
+            reason = algorithm.supports(shape, dtype, op) or algorithm.drawback(shape, dtype, op)
             if reason is not None:
                 rejected[algorithm.name] = reason
             elif chosen is not None:
                 rejected[algorithm.name] = f"slower than {chosen.name}"
             else:
                 chosen = algorithm
-        assert chosen is not None, "the reference supports everything"
+        assert chosen is not None, "the reference supports everything, and has no drawback"
         return Choice(chosen, self.summary, rejected)
 
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:

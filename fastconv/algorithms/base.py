@@ -30,6 +30,10 @@ class Algorithm(ABC):
         """None, or the reason why this algorithm cannot do `op`."""
         return None
 
+    def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+        """None, or the reason why "auto" should try those after this one first."""
+        return None
+
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         """Bytes needed besides the arguments and `out`."""
         return 0
