@@ -190,8 +190,8 @@ class Gemm(Algorithm):
         return None
 
     def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
-        # measured on 2 cores: im2col took 0.13 to 0.8 of the time with 1 to 6 input channels, 0.5 to 1.0 of it
-        # with 1x1 kernels; 1.1 to 1.5 times it with 3x3 kernels and 64 channels, 5 times it for depthwise
+        # measured on 2 cores: im2col took 0.13 to 0.8 of the time with 1 to 6 input channels, 0.5 to 1.0 of
+        # it with 1x1 kernels; 1.1 to 1.5 times it with 3x3 kernels and 64 channels, 5 times it for depthwise
         if op == "input_grad" and shape.groups == 1:
             if shape.group_in < 2 * ROWS:
                 return f"it would compute {ROWS} input channels where there are {shape.group_in}"
