@@ -17,6 +17,7 @@ from fastconv.algorithms import ALGORITHMS, im2col
 from fastconv.algorithms.workspace import workspace
 from fastconv.functional import run
 from fastconv.functional.arrays import lift_like_x, lift_weight
+from fastconv.jit import DISABLED
 from fastconv.plan import find_algorithm
 from fastconv.shapes import ConvShape
 
@@ -36,6 +37,17 @@ def poison_workspace(dtype: str) -> None:
 
 #: The algorithms that serve every case; the others may refuse one, and say why.
 COMPLETE = ("auto", "im2col", "naive")
+
+#: All of them, as parameters of a test that a refusal would fail.
+EVERY = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            DISABLED and name not in COMPLETE, reason=f"NUMBA_DISABLE_JIT: {name} needs the compiler"
+        ),
+    )
+    for name in ALGORITHMS
+]
 
 
 def refused(name: str, case: Conv, op: str) -> bool:

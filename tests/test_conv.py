@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 from harness import (
+    EVERY,
     blocks_of,
     fill_forward,
     fill_input_grad,
@@ -31,7 +32,7 @@ import fastconv
 from fastconv import threads
 from fastconv.jit import DISABLED
 
-every_algorithm = pytest.mark.parametrize("name", fastconv.ALGORITHMS)
+every_algorithm = pytest.mark.parametrize("name", EVERY)
 
 # cases that earlier versions, or other libraries, got wrong
 NAMED = {

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import needs, refused
+from harness import EVERY, needs, refused
 from oracles import assert_same
 from strategies import Conv
 
 import fastconv
 
-every_algorithm = pytest.mark.parametrize("name", fastconv.ALGORITHMS)
+every_algorithm = pytest.mark.parametrize("name", EVERY)
 every_pooling = pytest.mark.parametrize("name", fastconv.POOL_ALGORITHMS)
 
 
