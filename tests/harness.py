@@ -35,6 +35,30 @@ def poison_workspace(dtype: str) -> None:
     scratch.fill(np.nan)
 
 
+#: Cells before and after an array, enough for any vector.
+_MARGIN = 64
+_UNTOUCHED = 12345
+
+
+def framed(array: np.ndarray) -> np.ndarray:
+    """A copy amid NaN: reading beyond it shows in the result."""
+    memory = np.full(array.size + 2 * _MARGIN, np.nan, array.dtype)
+    copy = memory[_MARGIN : _MARGIN + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@contextmanager
+def poisoned(like: np.ndarray, poison: float = np.nan) -> Iterator[np.ndarray]:
+    """An array full of `poison` to write to, and a check that nothing was written beside it."""
+    memory = np.full(like.size + 2 * _MARGIN, _UNTOUCHED, like.dtype)
+    out = memory[_MARGIN : _MARGIN + like.size].reshape(like.shape)
+    out[...] = poison
+    yield out
+    assert (memory[:_MARGIN] == _UNTOUCHED).all(), "written before the array"
+    assert (memory[_MARGIN + like.size :] == _UNTOUCHED).all(), "written behind the array"
+
+
 #: The algorithms that serve every case; the others may refuse one, and say why.
 COMPLETE = ("auto", "im2col", "naive")
 
@@ -74,49 +98,49 @@ def geometry(case: Conv) -> ConvShape:
 
 def fill_forward(name: str, case: Conv) -> np.ndarray:
     """y, channels-first, as the algorithm itself leaves it in an array of NaN."""
-    shape = geometry(case)
-    x, weight, bias = case.give(case.x()), case.give_weight(case.weight()), case.bias_values()
-    y = np.full_like(case.give(case.grad()), np.nan)
+    shape, bias = geometry(case), case.bias_values()
+    x, weight = framed(case.give(case.x())), framed(case.give_weight(case.weight()))
     poison_workspace(case.dtype)
-    ALGORITHMS[name].forward(
-        lift_like_x("x", "x", x, case.rank, case.layout),
-        lift_weight(weight, case.rank, case.layout),
-        bias,
-        case.relu,
-        lift_like_x("y", "y", y, case.rank, case.layout),
-        shape,
-    )
+    with poisoned(case.give(case.grad())) as y:
+        ALGORITHMS[name].forward(
+            lift_like_x("x", "x", x, case.rank, case.layout),
+            lift_weight(weight, case.rank, case.layout),
+            None if bias is None else framed(bias),
+            case.relu,
+            lift_like_x("y", "y", y, case.rank, case.layout),
+            shape,
+        )
     return case.take(y)
 
 
 def fill_input_grad(name: str, case: Conv) -> np.ndarray:
     """The gradient of x, channels-first, likewise."""
     shape = geometry(case)
-    grad, weight = case.give(case.grad()), case.give_weight(case.weight())
-    out = np.full_like(case.give(case.x()), np.nan)
+    grad, weight = framed(case.give(case.grad())), framed(case.give_weight(case.weight()))
     poison_workspace(case.dtype)
-    ALGORITHMS[name].input_grad(
-        lift_like_x("grad", "grad", grad, case.rank, case.layout),
-        lift_weight(weight, case.rank, case.layout),
-        lift_like_x("out", "out", out, case.rank, case.layout),
-        shape,
-    )
-    return case.take(out)
+    with poisoned(case.give(case.x())) as grad_x:
+        ALGORITHMS[name].input_grad(
+            lift_like_x("grad", "grad", grad, case.rank, case.layout),
+            lift_weight(weight, case.rank, case.layout),
+            lift_like_x("out", "out", grad_x, case.rank, case.layout),
+            shape,
+        )
+    return case.take(grad_x)
 
 
 def fill_weight_grad(name: str, case: Conv) -> np.ndarray:
     """The gradient of weight, (K, C // groups, *kernel), likewise."""
     shape = geometry(case)
-    grad, x = case.give(case.grad()), case.give(case.x())
-    out = np.full_like(case.give_weight(case.weight()), np.nan)
+    grad, x = framed(case.give(case.grad())), framed(case.give(case.x()))
     poison_workspace(case.dtype)
-    ALGORITHMS[name].weight_grad(
-        lift_like_x("grad", "grad", grad, case.rank, case.layout),
-        lift_like_x("x", "x", x, case.rank, case.layout),
-        lift_weight(out, case.rank, case.layout),
-        shape,
-    )
-    return case.take_weight(out)
+    with poisoned(case.give_weight(case.weight())) as grad_weight:
+        ALGORITHMS[name].weight_grad(
+            lift_like_x("grad", "grad", grad, case.rank, case.layout),
+            lift_like_x("x", "x", x, case.rank, case.layout),
+            lift_weight(grad_weight, case.rank, case.layout),
+            shape,
+        )
+    return case.take_weight(grad_weight)
 
 
 # --- the reference, with channels-first arrays of any rank ----------------------------------------

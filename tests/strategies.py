@@ -14,6 +14,7 @@ import numpy as np
 import oracles
 from hypothesis import assume
 from hypothesis import strategies as st
+from numba.core.config import DISABLE_JIT
 
 # --- memory -------------------------------------------------------------------------------------
 
@@ -134,6 +135,9 @@ def paddings(most: tuple[int, ...]) -> st.SearchStrategy[Any]:
     return st.just(0) | one | axes | pairs | st.sampled_from(["valid", "same", "same_lower"])
 
 
+#: How much longer than others the last axis may be: several vectors, which kernels move along it.
+LONG = 12 if DISABLE_JIT else 70
+
 LAYOUTS = st.sampled_from(["NCHW", "NHWC"])
 DTYPES = st.sampled_from(["float32", "float64"])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -238,15 +242,18 @@ def convs(draw: st.DrawFn, kind: str | None = None, dtype: str | None = None, em
     reach = [d * (k - 1) + 1 for d, k in zip(_triple(dilation, rank), kernel, strict=True)]
     # up to two cells more than the kernel reaches
     padding = draw(paddings(tuple(r + 1 for r in reach)))
-    room = 12 if rank == 1 else 6 if rank == 2 else 3
+    room = [12 if rank == 1 else 6 if rank == 2 else 3] * rank
+    long, many = draw(st.sampled_from([(False, False), (False, False), (True, False), (False, True)]))
+    if long:
+        room[-1] = LONG
     size = []
     for axis in range(rank):
         pads = _triple(padding, rank)[axis] if not isinstance(padding, str) else 0
         covered = 2 * pads if isinstance(pads, int) else sum(pads)
         fewest = 1 if padding in ("same", "same_lower") else max(1, reach[axis] - covered)
-        size.append(fewest + draw(st.integers(0, room)))
+        size.append(fewest + draw(st.integers(0, room[axis])))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    group_in, group_out = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    group_in, group_out = draw(st.integers(1, 3)), draw(st.integers(1, 20 if many else 3))
     if draw(st.booleans()):  # depthwise, with a channel multiplier
         groups, group_in = draw(st.integers(1, 4)), 1
     batch = draw(st.sampled_from([None, 1, 2, 3]))
@@ -354,9 +361,12 @@ def pools(draw: st.DrawFn, kinds: tuple[str, ...] = ("gauss", "ints"), dtype: st
     dilation = draw(per_axis(rank, 3))
     taps = zip(_triple(kernel, rank), _triple(dilation, rank), strict=True)
     reach = tuple(d * (k - 1) + 1 for k, d in taps)
-    room = 12 if rank == 1 else 7 if rank == 2 else 4
+    room = [12 if rank == 1 else 7 if rank == 2 else 4] * rank
+    if draw(st.booleans()):
+        room[-1] = LONG
+    fewest = [max(1, r // 2) for r in reach]
     case = Pool(
-        size=tuple(draw(st.integers(max(1, r // 2), max(1, r // 2) + room)) for r in reach),
+        size=tuple(draw(st.integers(n, n + more)) for n, more in zip(fewest, room, strict=True)),
         kernel=kernel,
         channels=draw(st.integers(1, 3)),
         batch=draw(st.sampled_from([None, 1, 2])),

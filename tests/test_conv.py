@@ -55,6 +55,19 @@ NAMED = {
     "signal": Conv((11,), (4,), channels=(3, 2), stride=3, dilation=2, padding=((3, 1),)),
     "channels last": Conv((5, 4), (3, 2), channels=(4, 6), groups=2, batch=2, layout="NHWC"),
 }
+if not DISABLED:  # sizes that blocks, tiles and vectors divide and do not divide; slow in Python
+    NAMED |= {
+        "more of everything than a tile": Conv((4, 70), (3, 3), channels=(5, 19), padding=1),
+        "more cells under the kernel than a block": Conv((7, 9), (3, 3), channels=(70, 9), padding=1),
+        "more pixels than a block": Conv((23, 49), (2, 3), channels=(3, 8), batch=2),
+        "rows longer than a block": Conv((2, 530), (2, 3), channels=(2, 9), padding=1),
+        "tiles across images": Conv((3, 3), (3, 3), channels=(4, 17), batch=11, padding=1),
+        "whole vectors": Conv((8, 64), (1, 1), channels=(16, 32), batch=2),
+        "long rows with stride 2": Conv((5, 101), (3, 3), channels=(2, 3), stride=2, padding=1),
+        "long rows with stride 3": Conv((5, 101), (3, 2), channels=(2, 3), stride=3, dilation=2),
+        "1x1 kernel, long rows with stride": Conv((5, 99), (1, 1), channels=(3, 9), stride=2),
+        "grouped, long rows": Conv((4, 60), (3, 3), channels=(22, 26), groups=2, padding=(1, 2)),
+    }
 
 
 def function(case: Conv, suffix: str = "") -> Any:

@@ -13,7 +13,9 @@ import oracles
 import pytest
 from harness import (
     blocks_of,
+    framed,
     poison_workspace,
+    poisoned,
     reference_avg_pool,
     reference_avg_pool_backward,
     reference_max_pool,
@@ -51,6 +53,15 @@ NAMED = {
     "volume": Pool((3, 5, 4), (2, 3, 2), stride=(1, 2, 2), padding=(0, 1, 1), channels=2),
     "signal": Pool((11,), 4, stride=3, padding=2),
     "channels last": Pool((5, 4), 2, channels=3, batch=2, layout="NHWC"),
+    "2x2, long rows": Pool((4, 75), 2, channels=2),
+    "2x2, whole vectors": Pool((2, 64), 2),
+    "2x2, long rows, the last column left over": Pool((5, 33), 2, ceil_mode=True),
+    "3x3, stride 2, long rows": Pool((5, 77), 3, stride=2, padding=1),
+    "3x3, stride 1, long rows": Pool((3, 50), 3, stride=1, padding=1),
+    "stride 3, long rows": Pool((4, 70), (2, 4), stride=(2, 3), padding=(0, 2)),
+    "dilation, long rows": Pool((7, 70), 3, stride=(1, 2), dilation=(2, 5), padding=(0, 4)),
+    "window as long as long rows": Pool((2, 67), (2, 67)),
+    "padding longer than a vector": Pool((2, 40), (1, 45), stride=1, padding=(0, 22)),
 }
 every_case = pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
 
@@ -74,31 +85,31 @@ def geometry(case: Pool) -> Any:
 
 
 def fill_max(name: str, case: Pool) -> tuple[np.ndarray, np.ndarray]:
-    y = np.full_like(case.give(case.grad()), np.nan)
-    indices = np.full(y.shape, -1, np.int64)
+    x, like, shape = lifted(case, framed(case.give(case.x()))), case.give(case.grad()), geometry(case)
+    algorithm = POOL_ALGORITHMS[name]
     poison_workspace(case.dtype)
-    x = lifted(case, case.give(case.x()))
-    POOL_ALGORITHMS[name].max_pool(x, lifted(case, y), lifted(case, indices), geometry(case))
-    without = np.full_like(y, np.nan)
-    POOL_ALGORITHMS[name].max_pool(x, lifted(case, without), None, geometry(case))
+    with poisoned(like) as y, poisoned(like.astype(np.int64), -1) as indices:
+        algorithm.max_pool(x, lifted(case, y), lifted(case, indices), shape)
+    with poisoned(like) as without:
+        algorithm.max_pool(x, lifted(case, without), None, shape)
     assert_same(without, y)
     return case.take(y), case.take(indices)
 
 
 def fill_avg(name: str, case: Pool, count_padding: bool, divisor: int | None) -> np.ndarray:
-    y = np.full_like(case.give(case.grad()), np.nan)
+    x, shape = lifted(case, framed(case.give(case.x()))), geometry(case)
     poison_workspace(case.dtype)
-    x = lifted(case, case.give(case.x()))
-    POOL_ALGORITHMS[name].avg_pool(x, lifted(case, y), geometry(case), count_padding, divisor or 0)
+    with poisoned(case.give(case.grad())) as y:
+        POOL_ALGORITHMS[name].avg_pool(x, lifted(case, y), shape, count_padding, divisor or 0)
     return case.take(y)
 
 
 def fill_avg_backward(name: str, case: Pool, count_padding: bool, divisor: int | None) -> np.ndarray:
-    grad_x = np.full_like(case.give(case.x()), np.nan)
-    poison_workspace(case.dtype)
-    grad = lifted(case, case.give(case.grad()))
+    grad, shape = lifted(case, framed(case.give(case.grad()))), geometry(case)
     algorithm = POOL_ALGORITHMS[name]
-    algorithm.avg_pool_backward(grad, lifted(case, grad_x), geometry(case), count_padding, divisor or 0)
+    poison_workspace(case.dtype)
+    with poisoned(case.give(case.x())) as grad_x:
+        algorithm.avg_pool_backward(grad, lifted(case, grad_x), shape, count_padding, divisor or 0)
     return case.take(grad_x)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from fastconv.algorithms.base import PoolAlgorithm
 from fastconv.algorithms.workspace import workspace
 from fastconv.jit import DISABLED, Kernel, address_of
-from fastconv.kernels import pool_places, pool_rows, pool_spread
+from fastconv.kernels import pool_places, pool_rows
 from fastconv.kernels import pooling as kernels
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import PoolShape, Triple
@@ -111,8 +111,7 @@ def avg_pool_backward(
     shape: PoolShape | None = None,
 ) -> None:
     """out = each gradient, divided, added to every cell of its window."""
-    if not _by_rows(pool_spread.avg_rows_backward, out, grad_output, axes, shape, divisor=divisor):
-        _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
+    _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
 
 
 def _kind(x: np.ndarray, axes: Axes, shape: PoolShape | None) -> int | None:

@@ -9,7 +9,7 @@ A window is a box, so its reduction is done one axis after the other. Per row of
 Padding costs nothing that way: the ends of the scratch row hold what loses every comparison, or adds nothing.
 Sideways, strides 1 and 2 are unaligned loads and a deinterleave; other strides go cell by cell. Two kinds
 of window need no scratch: 2 x 2 cells side by side, and the whole plane.
-A unit is one plane. `pool_places` also tells places; `pool_spread` is the gradient of the average.
+A unit is one plane. `pool_places` also tells places.
 """
 
 from __future__ import annotations
