@@ -269,6 +269,25 @@ else:
         return pointer(types.intp), _cast(pointer)
 
 
-def address_of(array: np.ndarray) -> int:
+def _data_field() -> int | None:
+    """Bytes from an array object's own address to its pointer to the data, or None where that is elsewhere.
+
+    NumPy's C interface fixes it: the pointer follows Python's object header. Other Pythons have other ids.
+    """
+    offset = object.__basicsize__
+    for size in (1, 7):
+        probe = np.empty(size)
+        if ctypes.c_void_p.from_address(id(probe) + offset).value != probe.ctypes.data:
+            return None
+    return offset
+
+
+_DATA_FIELD = _data_field() if sys.implementation.name == "cpython" else None
+
+
+def address_of(array: np.ndarray, at: Any = ctypes.c_void_p.from_address) -> int:
     """Address of an array's first cell; the caller keeps the array alive while it is used."""
-    return int(array.__array_interface__["data"][0])
+    if _DATA_FIELD is None:
+        return int(array.__array_interface__["data"][0])
+    # 0.2 us; by way of the array interface it is 1 us, and a small convolution takes 5
+    return at(id(array) + _DATA_FIELD).value or 0

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.arguments import Ints, Padding, check_choice
 from fastconv.functional import run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
@@ -310,5 +311,5 @@ def _backward(
     if need_weight:
         grad_weight = run.weight_grad(function, grad_output, x, weight.shape, shape, algorithm)
     if need_bias:
-        grad_bias = run.bias_grad(grad_output, rank, layout)
+        grad_bias = bias_gradient(grad_output, rank, layout)
     return ConvGrads(grad_x, grad_weight, grad_bias)
