@@ -164,16 +164,18 @@ class Task:
     def __init__(self, function: Callable[[int, int, int], None]) -> None:
         self.function = function
         self._compiled: Any = None
+        self._address = 0
 
     @property
     def address(self) -> int:
-        if self._compiled is None:
+        if not self._address:
             with Task._lock:
-                if self._compiled is None:
+                if not self._address:
                     with _in_cache_folder() as cache:
                         compile_ = numba.cfunc("void(intp, intp, intp)", cache=cache, **_OPTIONS)
                         self._compiled = compile_(self.function)
-        return int(self._compiled.address)
+                    self._address = int(self._compiled.address)
+        return self._address
 
 
 class Kernel:

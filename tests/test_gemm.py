@@ -13,6 +13,7 @@ from oracles import assert_same_bits
 import fastconv
 from fastconv import jit
 from fastconv.algorithms import ALGORITHMS, gemm, implicit_gemm, weight_gradient
+from fastconv.functional import bound
 from fastconv.shapes import ConvShape, conv_shape
 
 pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: implicit GEMM needs the compiler")
@@ -27,7 +28,13 @@ def run(x: np.ndarray, weight: np.ndarray, threads: int) -> np.ndarray:
 
 def forget() -> None:
     """Drop what was prepared with other sizes of blocks."""
-    for cached in (implicit_gemm.cut, implicit_gemm._prepare, weight_gradient.cut, weight_gradient._prepare):
+    for cached in (
+        implicit_gemm.cut,
+        implicit_gemm.prepare,
+        bound._bind,
+        weight_gradient.cut,
+        weight_gradient._prepare,
+    ):
         cached.cache_clear()
 
 

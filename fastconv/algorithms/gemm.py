@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import implicit_gemm, weight_gradient
-from fastconv.algorithms.base import Algorithm
-from fastconv.algorithms.implicit_gemm import Convolution, Pixels, Weights, convolve
+from fastconv.algorithms.base import Algorithm, Bound
+from fastconv.algorithms.implicit_gemm import Convolution, Pixels, Weights, convolve, prepare, tasks_of
 from fastconv.jit import DISABLED
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
@@ -207,7 +207,11 @@ class Gemm(Algorithm):
         out: np.ndarray,
         shape: ConvShape,
     ) -> None:
-        convolve(x, weight, bias, relu, out, forward_convolution(shape))
+        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
+
+    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound:
+        conv = forward_convolution(shape)
+        return prepare(conv, dtype, has_bias, relu, tasks_of(conv)).run
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
@@ -216,7 +220,7 @@ class Gemm(Algorithm):
         if sum(conv.pixels for conv in convolutions) < out[0, 0].size:
             out.fill(0)
         for conv in convolutions:
-            convolve(grad_output, weight, None, False, out, conv)
+            convolve(grad_output, weight, out, conv)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
         weight_gradient.weight_gradient(grad_output, x, out, as_row(shape))

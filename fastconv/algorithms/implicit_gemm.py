@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.workspace import workspace
+from fastconv.algorithms.workspace import places, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -202,49 +202,47 @@ def tasks_of(conv: Convolution) -> int:
 
 def workspace_bytes(conv: Convolution, dtype: np.dtype) -> int:
     """Scratch memory of all tasks, and the packed weight."""
-    return sum(prod(size) for size in _prepare(conv, dtype, False, tasks_of(conv)).shapes) * dtype.itemsize
+    return prepare(conv, dtype, True, False, tasks_of(conv)).scratch_bytes
 
 
-def convolve(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    relu: bool,
-    out: np.ndarray,
-    conv: Convolution,
-) -> None:
-    """out = conv(x, weight) + bias."""
-    run = _prepare(conv, x.dtype, relu, tasks_of(conv))
-    packed, padded_bias, scratch = workspace(x.dtype, *run.shapes)
-    run.pack.run(address_of(weight) + run.first_weight, address_of(packed))
-    bias_address = 0
-    if bias is not None:
-        bias_address = address_of(bias)
-        if padded_bias.size:
-            padded_bias[:, : conv.group_out] = bias.reshape(conv.groups, conv.group_out)
-            padded_bias[:, conv.group_out :] = 0
-            bias_address = address_of(padded_bias)
-    run.forward.run(
-        address_of(x), address_of(packed), bias_address, address_of(out) + run.first_y, address_of(scratch)
-    )
+def convolve(x: np.ndarray, weight: np.ndarray, out: np.ndarray, conv: Convolution) -> None:
+    """out = conv(x, weight)."""
+    prepare(conv, x.dtype, False, False, tasks_of(conv)).run(x, weight, None, out)
 
 
-class _Run(NamedTuple):
-    """Both kernels, ready to be run, and the workspace that they need."""
+class Run(NamedTuple):
+    """Both kernels, ready to be run."""
 
     pack: Prepared
     forward: Prepared
-    #: bytes
+    #: bytes from the first cell of the array
     first_weight: int
     first_y: int
-    #: of the packed weight, the bias in whole panels where it is not so already, and the scratch memory
-    shapes: tuple[tuple[int, ...], ...]
+    #: bytes of the workspace; where in it the bias goes, padded to whole panels, or None; the tasks' scratch
+    scratch_bytes: int
+    at_bias: int | None
+    at_scratch: int
     #: kept alive
     taps_at: np.ndarray
 
+    def run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """out = conv(x, weight) + bias; only the arrays' memory matters, not their shapes."""
+        packed = scratch(self.scratch_bytes)
+        bias_at = 0 if bias is None else address_of(bias)
+        whole_bias = 0 if self.at_bias is None else packed + self.at_bias
+        self.pack.run(address_of(weight) + self.first_weight, packed, bias_at, whole_bias)
+        self.forward.run(
+            address_of(x),
+            packed,
+            whole_bias or bias_at,
+            address_of(out) + self.first_y,
+            packed + self.at_scratch,
+        )
+
 
 @lru_cache(maxsize=4096)
-def _prepare(conv: Convolution, dtype: np.dtype, relu: bool, tasks: int) -> _Run:
+def prepare(conv: Convolution, dtype: np.dtype, has_bias: bool, relu: bool, tasks: int) -> Run:
+    """Whatever does not depend on the arrays."""
     blocks = cut(conv, dtype.itemsize, tasks)
     tasks = blocks.pixel_tasks * blocks.panel_tasks
     depth, height, width = conv.input
@@ -257,7 +255,7 @@ def _prepare(conv: Convolution, dtype: np.dtype, relu: bool, tasks: int) -> _Run
         kernels.pack_weight,
         dtype,
         task_count(conv.packed_size // 4, conv.groups * conv.panels),
-        "weight packed",
+        "weight packed bias whole_bias",
         taps_at=address_of(taps_at),
         groups=conv.groups,
         group_in=conv.group_in,
@@ -315,15 +313,19 @@ def _prepare(conv: Convolution, dtype: np.dtype, relu: bool, tasks: int) -> _Run
         plane_size=blocks.plane_size,
         channel_size=blocks.channel_size,
     )
-    whole = conv.group_out % ROWS == 0
-    bias_shape = (0,) if whole else (conv.groups, conv.panels * ROWS)
-    scratch_size = tasks * blocks.scratch_bytes // dtype.itemsize
-    return _Run(
+    padded = has_bias and conv.group_out % ROWS != 0
+    bias_size = conv.groups * conv.panels * ROWS if padded else 0
+    _, at_bias, at_scratch, end = places(
+        [conv.packed_size * dtype.itemsize, bias_size * dtype.itemsize, tasks * blocks.scratch_bytes]
+    )
+    return Run(
         pack,
         forward,
         weights.first_tap * dtype.itemsize,
         conv.y.first * dtype.itemsize,
-        ((conv.packed_size,), bias_shape, (scratch_size,)),
+        end,
+        at_bias if padded else None,
+        at_scratch,
         taps_at,
     )
 

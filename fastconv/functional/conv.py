@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.arguments import Ints, Padding, check_choice
-from fastconv.functional import run
+from fastconv.functional import bound, run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
 from fastconv.functional.padding import Border
 
@@ -181,6 +181,12 @@ def _forward(
     algorithm: str,
     out: np.ndarray | None,
 ) -> np.ndarray:
+    if out is None and isinstance(padding_mode, str) and padding_mode == "zeros":
+        y = bound.forward(
+            rank, x, weight, bias, stride, padding, dilation, groups, activation, layout, algorithm
+        )
+        if y is not None:
+            return y
     check_choice(function, "activation", activation, (None, "relu"))
     dtype, (x, weight, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
     facts = (weight.shape, stride, padding, dilation, groups, layout)

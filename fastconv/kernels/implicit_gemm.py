@@ -58,9 +58,10 @@ RUN_FIELDS = 7
 MOVE_FIELDS = 3
 
 #: `taps_at` is a table of the elements from the first kernel cell of a channel to each that is used; `plain`
-#: says that these and the channels follow each other.
+#: says that these and the channels follow each other. A bias that is no whole number of panels long is copied
+#: to `whole_bias`, else that is 0.
 PACK = record(
-    "weight packed taps_at groups group_in group_out taps block_channels "
+    "weight packed bias whole_bias taps_at groups group_in group_out taps block_channels "
     "group_stride row_stride channel_stride plain"
 )
 
@@ -83,6 +84,12 @@ def pack_weight(bits):
             group, panel = divmod(unit, panels)
             rows = min(ROWS, p.group_out - panel * ROWS)
             source = group * p.group_stride + panel * ROWS * p.row_stride
+            if p.whole_bias:
+                bias, whole_bias = reals(p.bias, bits), reals(p.whole_bias, bits)
+                for row in range(rows):
+                    whole_bias[unit * ROWS + row] = bias[group * p.group_out + panel * ROWS + row]
+                for row in range(rows, ROWS):
+                    whole_bias[unit * ROWS + row] = 0
             for c0 in range(0, p.group_in, p.block_channels):
                 channels = min(p.block_channels, p.group_in - c0)
                 target = ((group * p.group_in + c0) * panels + panel * channels) * p.taps * ROWS
