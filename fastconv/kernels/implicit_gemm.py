@@ -108,13 +108,18 @@ def pack_weight(bits):
                         ROWS,
                         zero,
                     )
-                for k in range(done, channels * p.taps):
-                    c, tap = divmod(k, p.taps)
-                    cell = first + c * p.channel_stride + taps_at[tap]
-                    for row in range(rows):
-                        packed[target + k * ROWS + row] = weight[cell + row * p.row_stride]
-                    for row in range(rows, ROWS):
-                        packed[target + k * ROWS + row] = 0
+                # a division for each kernel cell would take as long as all the rest
+                first_c, first_tap = divmod(done, p.taps)
+                k = target + done * ROWS
+                for c in range(first_c, channels):
+                    cells = first + c * p.channel_stride
+                    for tap in range(first_tap if c == first_c else 0, p.taps):
+                        cell = cells + taps_at[tap]
+                        for row in range(rows):
+                            packed[k + row] = weight[cell + row * p.row_stride]
+                        for row in range(rows, ROWS):
+                            packed[k + row] = 0
+                        k += ROWS
 
     return pack_weight
 

@@ -10,8 +10,12 @@ from fastconv.kernels import simd
 def fill_phase(target, source, first, stride, width, count, zero):
     """target[u] = source[first + u * stride] for u in [0, count), zero where that is outside [0, width)."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    low = min(count, (-first + stride - 1) // stride) if first < 0 else 0
-    high = max(low, min(count, (width - first + stride - 1) // stride))
+    if stride == 1:  # divisions would take longer than copying a short row
+        low = min(count, max(0, -first))
+        high = max(low, min(count, width - first))
+    else:
+        low = min(count, (-first + stride - 1) // stride) if first < 0 else 0
+        high = max(low, min(count, (width - first + stride - 1) // stride))
     for u in range(0, low, lanes):
         simd.store(target + u * size, zero)
     u = low
