@@ -4,9 +4,9 @@
     python benchmarks/scaling.py --layer r50_3_3x3 vgg1_2 --op forward weight_grad --threads 1 2 8 16 --torch
 
 All numbers of threads run interleaved in one process, as do contenders elsewhere (`benchmarks.race`), each
-with as many BLAS threads. The efficiency is the speed-up divided by the threads; the last lines of a table are
-what the cores themselves can do: the peak of multiply-adds, which falls short where cores share a clock or
-are two threads of one core.
+with as many BLAS threads. The efficiency is the speed-up divided by the threads; the last lines of a table
+are what the cores themselves can do: the peak of multiply-adds, which falls short where cores share a clock
+or are two threads of one core.
 """
 
 from __future__ import annotations
