@@ -212,6 +212,9 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_first_call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_call, "measure", lambda cache: {"first conv2d": 1.25})
+    steps = {first_call.FASTCONV: {"first conv2d": 1.25}, first_call.TRIVIAL: {first_call.FLOOR: 0.5}}
+    monkeypatch.setattr(first_call, "measure", lambda program, folder: steps[program])
     first_call.main(["--processes", "1"])
-    assert "first conv2d            1.2500        1.2500" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "first conv2d            1.2500        1.2500" in output
+    assert "trivial njit            0.5000        0.5000" in output

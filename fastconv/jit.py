@@ -154,7 +154,8 @@ def compiled(function: Callable[..., Any] | None = None, *, parallel: bool = Fal
 def inlined(function: Callable[..., Any]) -> Any:
     """Decorator: a helper of kernels, compiled into its callers and never alone.
 
-    Python cannot call it: the wrappers for that would take 0.2 s of the first convolution's 3.2 s.
+    Python must not call it, which would crash: the wrappers for that would take 0.2 s of the first
+    convolution's 3.2 s.
     """
     return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
