@@ -196,12 +196,13 @@ class Gemm(Algorithm):
             return {}
         conv = max(convolutions, key=lambda conv: conv.flops)
         cut = implicit_gemm.cut(conv, dtype.itemsize, implicit_gemm.tasks_of(conv))
+        phases = {"phases": f"{len(convolutions)} of the stride"} if len(convolutions) > 1 else {}
         return {
             "tile": f"{ROWS} channels x {VECTORS * lanes} pixels ({tile})",
             "block": f"{cut.channels} channels x {conv.taps} cells x {cut.pixels} pixels, packed"
             + (" straight from the array" if cut.direct else ""),
             "tasks": f"{cut.pixel_tasks} over pixels x {cut.panel_tasks} over output channels",
-            "phases": f"{len(convolutions)}",
+            **phases,
         }
 
     def forward(
