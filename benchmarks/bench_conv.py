@@ -12,15 +12,17 @@ from benchmarks import numpy_ops
 from benchmarks.layers import CONV_LAYERS, CONV_OPERATIONS, TINY_LAYERS, ConvLayer, conv_data
 from benchmarks.peers import chosen_conv, conv_line_up
 from benchmarks.race import Race
+from benchmarks.yardsticks import fma_peak
 
 
 def run(race: Race, op: str, layer: ConvLayer, dtype: Any, operation: str) -> None:
     layer = race.layer(layer)
     data = conv_data(layer, dtype)
     race(
-        conv_line_up(op, layer, data),
+        conv_line_up(op, layer, data, race.peers),
         numpy_ops.conv(op, layer, data.astype(np.float64)),
         dtype,
+        yardstick=fma_peak(dtype),
         operation=operation,
         layer=layer.name,
         net=layer.net,

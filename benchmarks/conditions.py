@@ -12,6 +12,7 @@ from typing import Any
 import numba
 
 import fastconv
+from benchmarks.yardsticks import measured_peaks
 
 #: Environment variables that make a comparison fair, to be set before Python starts.
 FAIR = {
@@ -25,7 +26,7 @@ FAIR = {
 #: Others that times depend on.
 RECORDED = (*FAIR, "OMP_WAIT_POLICY")
 
-PACKAGES = ("fastconv", "numba", "numpy", "scipy", "torch")
+PACKAGES = ("fastconv", "numba", "numpy", "scipy", "torch", "onnxruntime", "jax")
 
 
 def missing_settings() -> list[str]:
@@ -58,7 +59,8 @@ def describe() -> dict[str, Any]:
         "threading layer": layer,
         "BLAS": _blas(),
         "environment": {name: os.environ.get(name, "not set") for name in RECORDED},
-        "weights prepacked": "no",
+        "weights prepacked": "by onnxruntime alone, before the clock starts; by all others in every call",
+        "FMA peak": measured_peaks(),
         "times": "medians of interleaved rounds",
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import conditions
+from benchmarks.peers import DEFAULT_PEERS, PEERS
 from benchmarks.race import Pace, Race
 from fastconv.jit import DISABLED
 
@@ -26,10 +27,36 @@ def _timed(config: pytest.Config) -> bool:
     return any(config.getoption(option) for option in _ASKS_FOR_TIMES)
 
 
+def chosen_peers(names: str) -> tuple[str, ...]:
+    """The peers that a comma-separated list names.
+
+    >>> chosen_peers("torch,numpy"), chosen_peers("none"), len(chosen_peers("all"))
+    (('numpy', 'torch'), (), 5)
+    """
+    chosen = set(names.split(","))
+    unknown = chosen - {"all", "none", *PEERS}
+    if unknown:
+        raise pytest.UsageError(
+            f"--peers: unknown {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}"
+        )
+    return PEERS if "all" in chosen else tuple(name for name in PEERS if name in chosen)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("benchmark").addoption(
+        "--peers",
+        default=",".join(DEFAULT_PEERS),
+        metavar="NAMES",
+        help=f'who else computes: "all", "none", or some of {",".join(PEERS)} (default: %(default)s)',
+    )
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     if not _timed(config):
         return []
-    lines = ["peers: " + ", ".join(f"{name} {version}" for name, version in conditions.versions().items())]
+    versions = conditions.versions()
+    peers = chosen_peers(config.getoption("peers"))
+    lines = ["peers: " + (", ".join(f"{name} {versions.get(name, '')}" for name in peers) or "none")]
     missing = conditions.missing_settings()
     if missing:
         lines.append("for a fair comparison start with " + " ".join(missing))
@@ -65,5 +92,5 @@ def pace(pytestconfig: pytest.Config) -> Iterator[Pace]:
 
 
 @pytest.fixture
-def race(benchmark: Any, pace: Pace) -> Race:
-    return Race(benchmark, pace)
+def race(benchmark: Any, pace: Pace, pytestconfig: pytest.Config) -> Race:
+    return Race(benchmark, pace, chosen_peers(pytestconfig.getoption("peers")))

@@ -3,7 +3,9 @@
     python benchmarks/first_call.py [--processes N]
 
 Every number is the median over fresh processes. `import numba`, which fastconv cannot do without, is given
-apart from what fastconv adds.
+apart; "beyond numba" is all that comes after it, up to the first result. To compare with: the first call of
+an `njit` function that adds two numbers ("trivial njit"), in processes of its own. With machine code on disk
+most of that is imports, and with SciPy installed half of it is SciPy's, which Numba looks for.
 """
 
 from __future__ import annotations
@@ -18,19 +20,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-#: What is timed, in a process of its own: the seconds of each step as JSON.
-PROGRAM = """
+#: The beginning of a program that is timed, in a process of its own.
+BEGIN = """
 import json, time
 steps, start = {}, time.perf_counter()
 
 def done(step):
     global start
-    now = time.perf_counter()
-    steps[step] = now - start
+    steps[step] = time.perf_counter() - start
     start = time.perf_counter()
 
 import numba
 done("import numba")
+"""
+
+#: What is timed: the seconds of each step as JSON.
+FASTCONV = """
 import fastconv
 done("import fastconv")
 import numpy as np
@@ -42,20 +47,40 @@ fastconv.conv2d(x, weight, padding=1)
 done("first conv2d")
 fastconv.conv2d(x, weight, padding=1)
 done("second conv2d")
+steps["beyond numba"] = steps["import fastconv"] + steps["first conv2d"]
 print(json.dumps(steps))
+"""
+
+#: What a first call costs at least, and the name of that step.
+FLOOR = "trivial njit"
+TRIVIAL = f"""
+import trivial
+start = time.perf_counter()
+trivial.add(1, 2)
+done("{FLOOR}")
+print(json.dumps(steps))
+"""
+
+#: The module of that function: Numba keeps machine code only of functions in files.
+TRIVIAL_MODULE = """
+import numba
+
+@numba.njit(cache=True)
+def add(a, b):
+    return a + b
 """
 
 Times = dict[str, float]
 
 
-def measure(cache: Path) -> Times:
-    """Run the program with machine code kept in `cache`."""
+def measure(program: str, folder: Path) -> Times:
+    """Run a program with machine code kept in `folder`, from where it imports before all else."""
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "FASTCONV_CACHE_DIR": str(cache), "PYTHONPATH": path}
-    command = [sys.executable, "-c", PROGRAM]
-    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    steps: Times = json.loads(output)
+    environment = {**os.environ, "FASTCONV_CACHE_DIR": str(folder), "PYTHONPATH": path}
+    command = [sys.executable, "-c", BEGIN + program]
+    result = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
+    steps: Times = json.loads(result.stdout)
     return steps
 
 
@@ -74,14 +99,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.processes < 1:
         parser.error("--processes must be at least 1")
+    processes = range(options.processes)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        empty = [measure(root / f"empty-{i}") for i in range(options.processes)]
-        warm = [measure(root / "empty-0") for _ in range(options.processes)]
-    columns = {"empty cache": medians(empty), "warm cache": medians(warm)}
-    print(f"{'seconds':<16}" + "".join(f"{title:>14}" for title in columns))
-    for step in columns["empty cache"]:
-        print(f"{step:<16}" + "".join(f"{column[step]:14.4f}" for column in columns.values()))
+        caches = [Path(folder, str(i)) for i in processes]
+        for cache in caches:
+            cache.mkdir()
+        (caches[0] / "trivial.py").write_text(TRIVIAL_MODULE)
+        empty = medians([measure(FASTCONV, cache) for cache in caches])
+        warm = medians([measure(FASTCONV, caches[0]) for _ in processes])
+        empty[FLOOR] = measure(TRIVIAL, caches[0])[FLOOR]
+        warm[FLOOR] = medians([measure(TRIVIAL, caches[0]) for _ in processes])[FLOOR]
+    print(f"{'seconds':<16}{'empty cache':>14}{'warm cache':>14}")
+    for step, seconds in empty.items():
+        print(f"{step:<16}{seconds:14.4f}{warm[step]:14.4f}")
 
 
 if __name__ == "__main__":

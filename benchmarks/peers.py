@@ -1,4 +1,4 @@
-"""Who computes an operation: fastconv by each of its algorithms, NumPy, scipy and torch.
+"""Who computes an operation: fastconv by each of its algorithms, and its peers.
 
 `conv_line_up` and `pool_line_up` make the contenders for one operation on one layer. The first, "fastconv",
 chooses its algorithm itself. A contender that is not installed, cannot do it or would take too long is
@@ -7,16 +7,15 @@ listed with the reason.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-from collections.abc import Callable, Mapping
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 import fastconv
-from benchmarks import numpy_ops
+from benchmarks import jax_peer, numpy_ops, onnxruntime_peer, torch_peer
+from benchmarks.contenders import Contender, LeftOut, LineUp, limit, line_up, load
 from benchmarks.layers import ConvData, ConvLayer, PoolData, PoolLayer
 
 #: The most flops of a call with which slow contenders are timed: NumPy's BLAS, and everything else.
@@ -28,72 +27,23 @@ SLOW_POOL_FLOPS = 10e6
 #: Why an algorithm is no contender of its own.
 CHOSEN = "is what fastconv chooses"
 
-#: Memory orders of images in torch, by the name of the contender.
-TORCH_FORMATS = {"torch": "contiguous_format", "torch channels_last": "channels_last"}
+#: Other libraries, and those of them that take part unless told otherwise: the rest compile something for
+#: each case, which takes minutes.
+PEERS = ("numpy", "scipy", "torch", "onnxruntime", "jax")
+DEFAULT_PEERS = ("numpy", "scipy", "torch")
 
 
-class LeftOut(Exception):
-    """Why a contender does not take part."""
-
-
-class Contender(NamedTuple):
-    """Something that computes an operation; its results are arrays or tensors, NCHW in logical order."""
-
-    call: Callable[[], Any]
-    #: entered around many calls: settings that belong to the contender
-    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-
-
-class LineUp(NamedTuple):
-    """The contenders of one case by name, and for each other the reason why not."""
-
-    contenders: dict[str, Contender]
-    left_out: dict[str, str]
-
-
-def line_up(makers: Mapping[str, Callable[[], Contender]]) -> LineUp:
-    """Make each contender.
-
-    >>> def absent():
-    ...     raise LeftOut("not installed")
-    >>> line_up({"here": lambda: Contender(int), "there": absent}).left_out
-    {'there': 'not installed'}
-    """
-    result = LineUp({}, {})
-    for name, make in makers.items():
-        try:
-            result.contenders[name] = make()
-        except LeftOut as reason:
-            result.left_out[name] = str(reason)
-    return result
-
-
-def load(module: str) -> Any:
-    """An optional module."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise LeftOut("not installed") from None
-
-
-@cache
-def load_torch() -> Any:
-    """torch, with as many threads as fastconv."""
-    torch = load("torch")
-    torch.set_num_threads(fastconv.get_num_threads())
-    return torch
-
-
-def _limit(layer: ConvLayer | PoolLayer, flops: float) -> None:
-    if layer.flops > flops:
-        raise LeftOut(f"slow: not timed above {flops / 1e6:,.0f} MFLOP")
+def _asked_for(makers: dict[str, Callable[[], Contender]], peers: Collection[str]) -> LineUp:
+    """Of fastconv and some peers, each in all of its memory orders."""
+    names = {"fastconv", *peers}
+    return line_up({name: make for name, make in makers.items() if name.split()[0] in names})
 
 
 # --- convolution --------------------------------------------------------------------------------
 
 
-def conv_line_up(op: str, layer: ConvLayer, data: ConvData) -> LineUp:
-    """The contenders for one of `CONV_OPERATIONS`."""
+def conv_line_up(op: str, layer: ConvLayer, data: ConvData, peers: Collection[str]) -> LineUp:
+    """The contenders for one of `CONV_OPERATIONS`; of `PEERS` those in `peers`."""
     makers: dict[str, Callable[[], Contender]] = {
         "fastconv": partial(fastconv_conv, op, layer, data, "auto"),
         **{
@@ -101,11 +51,16 @@ def conv_line_up(op: str, layer: ConvLayer, data: ConvData) -> LineUp:
             for name in fastconv.ALGORITHMS
             if name != "auto"
         },
-        **{name: partial(torch_conv, op, layer, data, memory) for name, memory in TORCH_FORMATS.items()},
+        **{
+            name: partial(torch_peer.conv, op, layer, data, memory)
+            for name, memory in torch_peer.FORMATS.items()
+        },
+        "onnxruntime": partial(onnxruntime_peer.conv, op, layer, data),
+        **{name: partial(jax_peer.conv, op, layer, data, axes) for name, axes in jax_peer.LAYOUTS.items()},
         "numpy": partial(numpy_conv, op, layer, data),
         "scipy": partial(scipy_conv, op, layer, data),
     }
-    return line_up(makers)
+    return _asked_for(makers, peers)
 
 
 def _plans(op: str, layer: ConvLayer, dtype: Any) -> list[fastconv.Plan]:
@@ -125,7 +80,7 @@ def fastconv_conv(op: str, layer: ConvLayer, data: ConvData, algorithm: str) -> 
     if algorithm == chosen_conv(op, layer, x.dtype):
         raise LeftOut(CHOSEN)
     if algorithm == "naive":
-        _limit(layer, SLOW_FLOPS)
+        limit(layer, SLOW_FLOPS)
     for plan in _plans(op, layer, x.dtype):
         reason = fastconv.ALGORITHMS[algorithm].supports(plan.shape, plan.dtype, plan.op)
         if reason is not None:
@@ -144,7 +99,7 @@ def fastconv_conv(op: str, layer: ConvLayer, data: ConvData, algorithm: str) -> 
 
 
 def numpy_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
-    _limit(layer, NUMPY_FLOPS)
+    limit(layer, NUMPY_FLOPS)
     return Contender(lambda: numpy_ops.conv(op, layer, data))
 
 
@@ -152,7 +107,7 @@ def scipy_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
     """One `scipy.signal.correlate` per image and output channel; the stride throws results away."""
     if op != "forward":
         raise LeftOut("forward only")
-    _limit(layer, SLOW_FLOPS)
+    limit(layer, SLOW_FLOPS)
     correlate = load("scipy.signal").correlate
     x, weight, bias, _ = data
     group_in, group_out = weight.shape[1], layer.out_channels // layer.groups
@@ -171,35 +126,12 @@ def scipy_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
     return Contender(call)
 
 
-def torch_conv(op: str, layer: ConvLayer, data: ConvData, memory: str) -> Contender:
-    torch = load_torch()
-    order = getattr(torch, memory)
-    x, weight, grad_output = (
-        torch.from_numpy(array).contiguous(memory_format=order)
-        for array in (data.x, data.weight, data.grad_output)
-    )
-    bias = torch.from_numpy(data.bias)
-    strides, paddings = [layer.stride] * 2, [layer.padding] * 2
-
-    def gradients(mask: list[bool]) -> Callable[[], Any]:
-        facts = (strides, paddings, [1, 1], False, [0, 0], layer.groups, mask)
-        return lambda: torch.ops.aten.convolution_backward(
-            grad_output, x, weight, [layer.out_channels], *facts
-        )
-
-    calls: dict[str, Callable[[], Any]] = {
-        "forward": lambda: torch.nn.functional.conv2d(x, weight, bias, strides, paddings, 1, layer.groups),
-        "input_grad": gradients([True, False, False]),
-        "weight_grad": gradients([False, True, False]),
-        "backward": gradients([True, True, True]),
-    }
-    return Contender(calls[op], torch.inference_mode)
-
-
 # --- pooling ------------------------------------------------------------------------------------
 
 
-def pool_line_up(op: str, layer: PoolLayer, data: PoolData, indices: np.ndarray) -> LineUp:
+def pool_line_up(
+    op: str, layer: PoolLayer, data: PoolData, indices: np.ndarray, peers: Collection[str]
+) -> LineUp:
     """The contenders for one of `POOL_OPERATIONS`; `indices` are where the largest cells are."""
     makers: dict[str, Callable[[], Contender]] = {
         "fastconv": partial(fastconv_pool, op, layer, data, indices, "auto"),
@@ -209,12 +141,14 @@ def pool_line_up(op: str, layer: PoolLayer, data: PoolData, indices: np.ndarray)
             if name != "auto"
         },
         **{
-            name: partial(torch_pool, op, layer, data, indices, memory)
-            for name, memory in TORCH_FORMATS.items()
+            name: partial(torch_peer.pool, op, layer, data, indices, memory)
+            for name, memory in torch_peer.FORMATS.items()
         },
+        "onnxruntime": partial(onnxruntime_peer.pool, op, layer, data),
+        **{name: partial(jax_peer.pool, op, layer, data, axes) for name, axes in jax_peer.LAYOUTS.items()},
         "numpy": partial(numpy_pool, op, layer, data, indices),
     }
-    return line_up(makers)
+    return _asked_for(makers, peers)
 
 
 def chosen_pool(op: str) -> str:
@@ -232,7 +166,7 @@ def fastconv_pool(
             raise LeftOut("has no algorithms to choose from")
         if algorithm == chosen_pool(op):
             raise LeftOut(CHOSEN)
-        _limit(layer, SLOW_POOL_FLOPS)
+        limit(layer, SLOW_POOL_FLOPS)
     calls: dict[str, Callable[[], Any]] = {
         "max_pool2d": lambda: fastconv.max_pool2d(x, *facts, algorithm=algorithm),
         "max_pool2d with indices": lambda: fastconv.max_pool2d(
@@ -248,25 +182,5 @@ def fastconv_pool(
 
 
 def numpy_pool(op: str, layer: PoolLayer, data: PoolData, indices: np.ndarray) -> Contender:
-    _limit(layer, SLOW_POOL_FLOPS)
+    limit(layer, SLOW_POOL_FLOPS)
     return Contender(lambda: numpy_ops.pool(op, layer, data, indices))
-
-
-def torch_pool(op: str, layer: PoolLayer, data: PoolData, indices: np.ndarray, memory: str) -> Contender:
-    torch = load_torch()
-    order = getattr(torch, memory)
-    x, grad_output, places = (
-        torch.from_numpy(array).contiguous(memory_format=order) for array in (*data, indices)
-    )
-    facts = [layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 2
-    functional, aten = torch.nn.functional, torch.ops.aten
-    calls: dict[str, Callable[[], Any]] = {
-        "max_pool2d": lambda: functional.max_pool2d(x, *facts),
-        "max_pool2d with indices": lambda: functional.max_pool2d(x, *facts, return_indices=True),
-        "max_pool2d_backward": lambda: aten.max_pool2d_with_indices_backward(
-            grad_output, x, *facts, [1, 1], False, places
-        ),
-        "avg_pool2d": lambda: functional.avg_pool2d(x, *facts),
-        "avg_pool2d_backward": lambda: aten.avg_pool2d_backward(grad_output, x, *facts, False, True, None),
-    }
-    return Contender(calls[op], torch.inference_mode)

@@ -54,6 +54,27 @@ def rate(case: Case) -> float:
     return float(case["work"] / case["fastconv"] / SCALE[case["unit"]])
 
 
+def fraction(case: Case) -> float | None:
+    """The rate as a part of the yardstick's, which ran in the same rounds, if the case has one.
+
+    >>> copy = {"name": "copy", "seconds": 0.25, "work": 3e9}
+    >>> fraction({"fastconv": 0.5, "work": 3e9, "unit": "GB/s", "yardstick": copy})
+    0.5
+    """
+    bound = case.get("yardstick")
+    if bound is None:
+        return None
+    return float(case["work"] / case["fastconv"] * bound["seconds"] / bound["work"])
+
+
+def percent(value: float) -> str:
+    """
+    >>> percent(0.8167)
+    '82 %'
+    """
+    return f"{100 * value:.0f} %"
+
+
 def by_operation(cases: Iterable[Case]) -> dict[str, list[Case]]:
     """Cases grouped by operation, both in the order in which they ran."""
     groups: dict[str, list[Case]] = {}
@@ -94,23 +115,29 @@ def table(cases: Sequence[Case]) -> list[Row]:
     """Header, one row per layer, and the geometric means: the rows of one operation.
 
     >>> case = {"layer": "conv1", "shape": "1x3x8x8 -> 4", "algorithm": "im2col", "rounds": 5,
-    ...         "work": 2e6, "unit": "GFLOP/s", "fastconv": 0.001, "peers": {"torch": 0.002}}
+    ...         "work": 2e6, "unit": "GFLOP/s", "fastconv": 0.001, "peers": {"torch": 0.002},
+    ...         "yardstick": {"name": "FMA peak", "seconds": 0.001, "work": 4e6}}
     >>> for row in table([case, {**case, "layer": "conv2", "peers": {"torch": 0.008, "scipy": 0.1}}]):
     ...     print(" | ".join(row))
-    layer | shape | algorithm | rounds | ms | GFLOP/s | torch | scipy
-    conv1 | 1x3x8x8 -> 4 | im2col | 5 | 1.00 | 2.00 | 2.00 | -
-    conv2 | 1x3x8x8 -> 4 | im2col | 5 | 1.00 | 2.00 | 8.00 | 100
-    geometric mean |  |  |  |  | 2.00 | 4.00 | 100 (1 of 2)
+    layer | shape | algorithm | rounds | ms | GFLOP/s | of FMA peak | torch | scipy
+    conv1 | 1x3x8x8 -> 4 | im2col | 5 | 1.00 | 2.00 | 50 % | 2.00 | -
+    conv2 | 1x3x8x8 -> 4 | im2col | 5 | 1.00 | 2.00 | 50 % | 8.00 | 100
+    geometric mean |  |  |  |  | 2.00 | 50 % | 4.00 | 100 (1 of 2)
     """
     peers = peers_of(cases)
-    rows: list[Row] = [("layer", "shape", "algorithm", "rounds", "ms", cases[0]["unit"], *peers)]
-    for case in cases:
+    fractions = [fraction(case) for case in cases]
+    known = [value for value in fractions if value is not None]
+    bound = [f"of {cases[0]['yardstick']['name']}"] if known else []
+    rows: list[Row] = [("layer", "shape", "algorithm", "rounds", "ms", cases[0]["unit"], *bound, *peers)]
+    for case, part in zip(cases, fractions, strict=True):
         found = ratios(case)
-        cells = [number(found[peer]) if peer in found else NOT_MEASURED for peer in peers]
+        cells = [percent(part)] if part is not None else []
+        cells += [number(found[peer]) if peer in found else NOT_MEASURED for peer in peers]
         facts = (case["layer"], case["shape"], case["algorithm"], str(case["rounds"]))
         rows.append((*facts, number(case["fastconv"] * 1e3), number(rate(case)), *cells))
     mean_rate = number(geometric_mean([rate(case) for case in cases]))
-    means = [mean_ratio(cases, peer) for peer in peers]
+    means = [percent(geometric_mean(known))] if known else []
+    means += [mean_ratio(cases, peer) for peer in peers]
     rows.append(("geometric mean", "", "", "", "", mean_rate, *means))
     return rows
 
@@ -143,7 +170,7 @@ def aligned(rows: Sequence[Row], markdown: bool) -> str:
     layer  torch
     conv1   1.50
     """
-    text = {"layer", "shape", "algorithm", "geometric means"}
+    text = {"layer", "shape", "algorithm", "geometric means", "contender"}
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = [title in text for title in rows[0]]
 
@@ -166,6 +193,11 @@ def conditions(machine: Mapping[str, Any]) -> list[str]:
     """What the times depend on, a line each."""
     found = machine["conditions"]
     environment = ", ".join(f"{name}={value}" for name, value in found["environment"].items())
+    peaks = ", ".join(
+        f"{dtype} {rate / 1e9:.0f} GFLOP/s on {threads} thread{'s' if threads != '1' else ''}"
+        for dtype, rates in found["FMA peak"].items()
+        for threads, rate in rates.items()
+    )
     return [
         f"CPU: {machine['cpu'].get('brand_raw', 'unknown')}, {found['cores']} cores; {machine['system']}, "
         f"Python {machine['python_version']}",
@@ -173,6 +205,7 @@ def conditions(machine: Mapping[str, Any]) -> list[str]:
         f"threads: {found['threads']} for all contenders ({found['threading layer']}); BLAS: {found['BLAS']}",
         f"environment: {environment}",
         f"weights prepacked: {found['weights prepacked']}; times: {found['times']}",
+        f"FMA peak of the micro-kernel: {peaks}; percentages are of the best of the same rounds",
         "ratios: peer's time / fastconv's time, above 1 fastconv is faster",
     ]
 

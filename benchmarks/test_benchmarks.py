@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 
 import fastconv
-from benchmarks import race, table
-from benchmarks.layers import CONV_LAYERS, TINY_LAYERS
+from benchmarks import first_call, numpy_ops, peers, race, scaling, table, yardsticks
+from benchmarks.contenders import LineUp
+from benchmarks.layers import (
+    CONV_LAYERS,
+    CONV_OPERATIONS,
+    POOL_OPERATIONS,
+    TINY_LAYERS,
+    ConvLayer,
+    PoolLayer,
+    conv_data,
+    pool_data,
+)
+from fastconv.jit import DISABLED
 
 
 def results() -> dict[str, Any]:
@@ -26,6 +37,7 @@ def results() -> dict[str, Any]:
         "fastconv": 0.001,
         "peers": {"torch": 0.002, "numpy": 0.01},
         "left_out": {"scipy": "not installed"},
+        "yardstick": {"name": "FMA peak", "seconds": 0.001, "work": 4e6},
     }
     machine = {
         "cpu": {"brand_raw": "Some CPU"},
@@ -40,17 +52,27 @@ def results() -> dict[str, Any]:
             "environment": {"MALLOC_TRIM_THRESHOLD_": "not set"},
             "weights prepacked": "no",
             "times": "medians",
+            "FMA peak": {"float32": {"1": 110e9, "2": 216.4e9}},
         },
     }
     slower = {**case, "layer": "conv2", "peers": {"torch": 0.008}}
-    cases = [case, slower, {**case, "operation": "conv2d backward"}]
+    step = {name: value for name, value in case.items() if name != "yardstick"}
+    step.update(operation="training step", unit="images/s", work=64)
+    cases = [case, slower, {**case, "operation": "conv2d backward"}, step]
     return {"machine_info": machine, "benchmarks": [{"extra_info": case} for case in cases]}
 
 
 def test_report() -> None:
     text = table.report(results(), markdown=True)
     assert "### conv2d forward\n" in text
-    assert "| conv1          | 1x3x8x8 -> 4 | im2col    |      5 | 1.00 |    2.00 |  2.00 | " in text
+    assert (
+        "| conv1          | 1x3x8x8 -> 4 | im2col    |      5 | 1.00 |    2.00 |        50 % |  2.00 | "
+        in text
+    )
+    assert (
+        "FMA peak of the micro-kernel: float32 110 GFLOP/s on 1 thread, float32 216 GFLOP/s on 2 threads"
+        in text
+    )
     assert "10.0 (1 of 2)" in text
     assert "Not measured: scipy: not installed." in text
     assert "MALLOC_TRIM_THRESHOLD_=not set" in text
@@ -123,3 +145,76 @@ def test_pace() -> None:
     assert pace.next_case() == (0.0, 1)
     pace.start += 100
     assert pace.next_case() == (1.0, 5)
+
+
+@pytest.mark.skipif(DISABLED, reason="takes too long without the compiler")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_the_peak_computes(dtype: Any) -> None:
+    """Every tile of every thread: a peak that skipped work would be too high."""
+    peak = yardsticks.Peak(dtype, 2)
+    peak.c[:] = np.nan
+    race.check("peak", peak.call(), peak.expected(), dtype)
+    assert peak.flops == 2 * yardsticks.TILES * peak.depth * peak.c.size
+
+
+def test_what_a_copy_moves() -> None:
+    arrays = [np.ones(5), np.ones(3, np.int64)]
+    yardstick = yardsticks.copy_of(arrays)
+    yardstick.call()
+    assert yardstick.work == 2 * 64
+
+
+@pytest.mark.skipif(DISABLED, reason="the other contender takes too long without the compiler")
+@pytest.mark.parametrize("peer", ["onnxruntime", "jax"])
+@pytest.mark.parametrize("op", CONV_OPERATIONS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_optional_peers_convolve(peer: str, op: str, groups: int) -> None:
+    layer = ConvLayer("small", "test", 2, 4, 7, 6, 3, stride=2, padding=1, groups=groups)
+    data = conv_data(layer)
+    line_up = peers.conv_line_up(op, layer, data, [peer])
+    expected = numpy_ops.conv(op, layer, data.astype(np.float64))
+    check_all(line_up, peer, expected)
+
+
+@pytest.mark.skipif(DISABLED, reason="the other contender takes too long without the compiler")
+@pytest.mark.parametrize("peer", ["onnxruntime", "jax"])
+@pytest.mark.parametrize("op", POOL_OPERATIONS)
+def test_optional_peers_pool(peer: str, op: str) -> None:
+    layer = PoolLayer("small", "test", 2, 3, 7, 3, 2, padding=1)
+    data = pool_data(layer)
+    _, indices = numpy_ops.max_pool2d_with_indices(layer, data)
+    line_up = peers.pool_line_up(op, layer, data, indices, [peer])
+    check_all(line_up, peer, numpy_ops.pool(op, layer, data.astype(np.float64), indices))
+
+
+def check_all(line_up: LineUp, peer: str, expected: Any) -> None:
+    reasons = [reason for name, reason in line_up.left_out.items() if name.startswith(peer)]
+    if reasons:
+        pytest.skip(f"{peer}: {reasons[0]}")
+    for name, contender in line_up.contenders.items():
+        with contender.context():
+            race.check(name, contender.logical(contender.call()), expected, np.float32)
+
+
+def test_only_peers_that_are_asked_for() -> None:
+    layer = TINY_LAYERS[0]
+    line_up = peers.conv_line_up("forward", layer, conv_data(layer), ["numpy"])
+    names = {name.split()[0] for name in (*line_up.contenders, *line_up.left_out)}
+    assert names == {"fastconv", "numpy"}
+
+
+@pytest.mark.skipif(DISABLED, reason="takes too long without the compiler")
+def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.main(["--layer", "mnist1", "--threads", "1", "--seconds", "0.01"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("fastconv         1") for line in lines)
+    assert any(line.startswith("FMA peak         1") for line in lines)
+
+
+def test_first_call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {first_call.FASTCONV: {"first conv2d": 1.25}, first_call.TRIVIAL: {first_call.FLOOR: 0.5}}
+    monkeypatch.setattr(first_call, "measure", lambda program, folder: steps[program])
+    first_call.main(["--processes", "1"])
+    output = capsys.readouterr().out
+    assert "first conv2d            1.2500        1.2500" in output
+    assert "trivial njit            0.5000        0.5000" in output

@@ -101,19 +101,43 @@ def task_count(work: int, units: int) -> int:
     return max(1, min(get_num_threads(), units))
 
 
+class Prepared:
+    """A kernel with all its parameters but the addresses of the arrays, to be run again and again.
+
+    `addresses` names the fields of the kernel's record that `run` gets, which are the first ones.
+    """
+
+    def __init__(self, kernel: Kernel, dtype: np.dtype, tasks: int, addresses: str, **params: int) -> None:
+        names = addresses.split()
+        self._holes = len(names)
+        if tuple(names) != (kernel.record.names or ())[: self._holes]:
+            raise TypeError(f"{kernel.name}: the addresses must be the first of the parameters")
+        self._record = kernel.pack(**dict.fromkeys(names, 0), **params)
+        self._task = kernel.task(dtype)
+        self._tasks = tasks
+
+    def run(self, *addresses: int) -> None:
+        """Run the kernel. The caller keeps every array behind an address alive."""
+        record = self._record.copy()
+        record[: self._holes] = addresses
+        tasks = self._tasks
+        if DISABLED:
+            self._task.function(address_of(record), 0, 1)
+        elif tasks == 1 or _forked_after_start:
+            _run_serially(self._task.address, address_of(record), tasks)
+        else:
+            _launch(self._task.address, address_of(record), tasks)
+
+
 def launch(kernel: Kernel, dtype: np.dtype, tasks: int, **params: int) -> None:
     """Run a kernel in `tasks` tasks, with its record's fields as `params`.
 
     The caller keeps every array behind an address alive.
     """
-    record = kernel.pack(**params)
-    task = kernel.task(dtype)
-    if DISABLED:
-        task.function(address_of(record), 0, 1)
-        return
-    if tasks == 1:
-        _run_serially(task.address, address_of(record), 1)
-        return
+    Prepared(kernel, dtype, tasks, "", **params).run()
+
+
+def _launch(task: int, record: int, tasks: int) -> None:
     if not _started:
         start()
     # Numba would wake all its threads, also those that get no task. Its setting is the calling
@@ -123,7 +147,7 @@ def launch(kernel: Kernel, dtype: np.dtype, tasks: int, **params: int) -> None:
         if allowed > tasks:
             numba.set_num_threads(tasks)
         try:
-            _run_parallel(task.address, address_of(record), tasks)
+            _run_parallel(task, record, tasks)
         finally:
             if allowed > tasks:
                 numba.set_num_threads(allowed)

@@ -134,7 +134,8 @@ for width in range(1, 41):
     for number, (kernel, stride, padding, dilation) in enumerate(cases):
         dtype = ("f4", "f8")[(width + number) % 2]
         planes = (1, 3, 17)[(width + number) % 3]
-        size = [max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in zip((2, 4, width), kernel, padding, dilation)]
+        axes = zip((2, 4, width), kernel, padding, dilation)
+        size = [max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in axes]
         windows_ = [(kernel, stride, padding, dilation)] + [(tuple(size), None, 0, 1)] * (number == 0)
         for facts in windows_:
             x = rng.standard_normal((1, planes, *size)).astype(dtype)

@@ -12,8 +12,9 @@ from oracles import assert_same_bits
 
 import fastconv
 from fastconv import jit
-from fastconv.algorithms import ALGORITHMS, gemm
-from fastconv.shapes import conv_shape
+from fastconv.algorithms import ALGORITHMS, gemm, implicit_gemm, weight_gradient
+from fastconv.functional import bound
+from fastconv.shapes import ConvShape, conv_shape
 
 pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: implicit GEMM needs the compiler")
 
@@ -23,6 +24,18 @@ FLOAT32 = np.dtype(np.float32)
 def run(x: np.ndarray, weight: np.ndarray, threads: int) -> np.ndarray:
     with fastconv.num_threads(threads):
         return fastconv.conv2d(x, weight, padding=1, algorithm="gemm")
+
+
+def forget() -> None:
+    """Drop what was prepared with other sizes of blocks."""
+    for cached in (
+        implicit_gemm.cut,
+        implicit_gemm.prepare,
+        bound._bind,
+        weight_gradient.cut,
+        weight_gradient._prepare,
+    ):
+        cached.cache_clear()
 
 
 @given(
@@ -37,11 +50,45 @@ def test_blocks_do_not_change_the_result(depth: int, packed: int, pixels: int, f
     x = rng.integers(-4, 5, (3, 11, 13, 17)).astype(np.float32)
     weight = rng.integers(-4, 5, (19, 11, 3, 3)).astype(np.float32)
     limits = {"DEPTH": depth, "PACKED_BYTES": packed, "PIXELS": pixels, "FEW_VECTORS": few}
-    with mock.patch.multiple(gemm, **limits):
-        gemm.cut.cache_clear()
+    with mock.patch.multiple(implicit_gemm, **limits):
+        forget()
         y = run(x, weight, min(2, fastconv.get_num_threads()))
-    gemm.cut.cache_clear()
+    forget()
     assert_same_bits(y, fastconv.conv2d(x, weight, padding=1, algorithm="naive"))
+
+
+@given(
+    st.sampled_from([1, 3000, 10**6]),
+    st.sampled_from([1, 1000, 10**6]),
+    st.sampled_from([(1, 1), (1, 5), (20, 40), (1, 10**6)]),
+    st.sampled_from([1, 16, 10**6]),
+    st.sampled_from([(1, 10**9), (3, 10**9), (16, 20_000), (16, 10**9)]),
+    st.sampled_from([1, 2]),
+)
+def test_blocks_do_not_change_the_weight_gradient(
+    chunk: int, rows: int, pixels: tuple[int, int], block: int, segments: tuple[int, int], stride: int
+) -> None:
+    rng = np.random.default_rng(chunk + rows + block)
+    # small integers: every order of additions is exact
+    x = rng.integers(-4, 5, (3, 11, 13, 17)).astype(np.float32)
+    shape = (19, 11, 3, 3)
+    grad_output = rng.integers(-4, 5, (3, 19, -(-13 // stride), -(-17 // stride))).astype(np.float32)
+    lanes = fastconv.kernels.simd.LANES[32]
+    limits = {
+        "CHUNK_BYTES": chunk,
+        "ROWS_BYTES": rows,
+        "LEAST_PIXELS": pixels[0],
+        "MOST_PIXELS": pixels[1],
+        "BLOCK_OUT": -(-block // lanes) * lanes,
+        "MOST_SEGMENTS": segments[0],
+        "SUMS_BYTES": segments[1],
+    }
+    with mock.patch.multiple(weight_gradient, **limits):
+        forget()
+        result = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="gemm")
+    forget()
+    expected = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="naive")
+    assert_same_bits(result, expected)
 
 
 @pytest.mark.parametrize("size", [(4, 64, 20, 20), (1, 512, 7, 7), (40, 1, 30, 30)])
@@ -49,9 +96,17 @@ def test_same_bits_for_any_number_of_threads(size: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(size).astype(np.float32)
     weight = rng.standard_normal((64, size[1], 3, 3)).astype(np.float32)
-    one = run(x, weight, 1)
+    grad_output = rng.standard_normal((size[0], 64, *size[2:])).astype(np.float32)
+
+    def results(threads: int) -> list[np.ndarray]:
+        with fastconv.num_threads(threads):
+            gradients = fastconv.conv2d_backward(grad_output, x, weight, padding=1, algorithm="gemm")
+        return [run(x, weight, threads), *(gradient for gradient in gradients if gradient is not None)]
+
+    one = results(1)
     for threads in range(2, fastconv.get_num_threads() + 1):
-        assert_same_bits(run(x, weight, threads), one)
+        for result, expected in zip(results(threads), one, strict=True):
+            assert_same_bits(result, expected)
 
 
 # (N, C, H, K, kernel, stride, padding) of ResNet-50 and VGG-16
@@ -65,17 +120,45 @@ LAYERS = [
 ]
 
 
+def convolution_shape(layer: tuple[int, ...]) -> ConvShape:
+    n, c, h, k, r, stride, padding = layer
+    return conv_shape("conv2d", 2, (n, c, h, h), (k, c, r, r), stride, padding, 1, 1, "NCHW")
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_scratch_of_a_task_is_bounded(layer: tuple[int, ...]) -> None:
-    n, c, h, k, r, stride, padding = layer
-    shape = conv_shape("conv2d", 2, (n, c, h, h), (k, c, r, r), stride, padding, 1, 1, "NCHW")
-    for tasks in (1, 2, 16):
-        blocks = gemm.cut(shape, 4, tasks)
-        assert blocks.scratch_bytes <= gemm.SCRATCH_BYTES
-        assert blocks.pixel_tasks * blocks.panel_tasks <= tasks
-    packed = 4 * gemm._packed_size(shape)
-    workspace = ALGORITHMS["gemm"].workspace(shape, FLOAT32, "forward")
-    assert packed < workspace <= packed + fastconv.get_num_threads() * gemm.SCRATCH_BYTES
+    shape = convolution_shape(layer)
+    for conv in (gemm.forward_convolution(shape), *gemm.input_grad_convolutions(shape)):
+        for tasks in (1, 2, 16):
+            blocks = implicit_gemm.cut(conv, 4, tasks)
+            assert blocks.scratch_bytes <= gemm.SCRATCH_BYTES
+            assert blocks.pixel_tasks * blocks.panel_tasks <= tasks
+        packed = 4 * conv.packed_size
+        workspace = implicit_gemm.workspace_bytes(conv, FLOAT32)
+        assert packed < workspace <= packed + fastconv.get_num_threads() * gemm.SCRATCH_BYTES
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_workspace_is_bounded(layer: tuple[int, ...], op: str) -> None:
+    shape = convolution_shape(layer)
+    weights = 4 * 2 * shape.out_channels * shape.group_in * shape.taps
+    assert ALGORITHMS["gemm"].workspace(shape, FLOAT32, op) <= (16 << 20) + weights
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "padding"), [(2, 1, 1), (3, 2, 4), (2, 4, 0), (5, 1, 7), (4, 6, 2)]
+)
+def test_input_gradient_by_phases(stride: int, dilation: int, padding: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-4, 5, (5, 3, 4, 3)).astype(np.float32)
+    x_shape = (2, 3, 23, 26)
+    x = np.zeros(x_shape, np.float32)
+    y = fastconv.conv2d(x, weight, None, stride, padding, dilation)
+    grad_output = rng.integers(-4, 5, y.shape).astype(np.float32)
+    facts = (weight, x_shape, stride, padding, dilation)
+    result = fastconv.conv2d_input_grad(grad_output, *facts, algorithm="gemm")
+    assert_same_bits(result, fastconv.conv2d_input_grad(grad_output, *facts, algorithm="naive"))
 
 
 def refusal(
@@ -90,11 +173,8 @@ def refusal(
 
 
 def test_refusals_say_why() -> None:
-    assert refusal() == refusal("input_grad") == ""
+    assert refusal() == refusal("input_grad") == refusal("weight_grad", stride=2, padding=3) == ""
     assert "channels-first" in refusal(layout="NHWC")
-    assert "weight" in refusal("weight_grad") or "forward" in refusal("weight_grad")
-    assert "stride 1" in refusal("input_grad", stride=2)
-    assert "padding" in refusal("input_grad", padding=3)
     assert "kernel this large" in refusal(kernel=400)
     with pytest.raises(ValueError, match="channels-first"):
         fastconv.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 2)), layout="NHWC", algorithm="gemm")
@@ -103,4 +183,7 @@ def test_refusals_say_why() -> None:
 def test_explain_tells_tiles_and_tasks() -> None:
     text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1))
     for word in ("gemm", "tile", "pixels", "tasks", "workspace"):
+        assert word in text
+    text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1, op="weight_grad"))
+    for word in ("gemm", "tile", "chunk", "segments", "workspace"):
         assert word in text

@@ -169,7 +169,7 @@ def test_workspace_is_what_is_used(case: Conv) -> None:
 def test_scratch_memory_is_kept_and_shared() -> None:
     """One buffer, as large as its largest use, in each thread."""
     real = np.dtype(np.float32)
-    workspace._local.buffer = None
+    workspace._local.buffer, workspace._local.size = None, 0
     (first,) = workspace.workspace(real, (1000,))
     buffer = workspace._local.buffer
     second, third = workspace.workspace(real, (10, 5), (3,))

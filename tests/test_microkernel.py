@@ -9,7 +9,7 @@ import pytest
 from fastconv import jit
 from fastconv.jit import address_of
 from fastconv.kernels import simd
-from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
+from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_rows, multiply_tile
 from fastconv.kernels.simd import LANES
 
 pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: there is no micro-kernel")
@@ -46,6 +46,33 @@ def test_tile(bits: int, vectors: int) -> None:
                 error = abs(c[:, :width] - exact)
                 assert (error <= (depth + 2) * np.finfo(dtype).eps * scale).all()
                 np.testing.assert_array_equal(c[:, width:], before[:, width:])
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("vectors", range(1, VECTORS + 1))
+def test_tile_of_rows_anywhere(bits: int, vectors: int) -> None:
+    @numba.njit
+    def run(a_rows, offsets, b, depth, c, c_row, start):  # type: ignore[no-untyped-def]
+        multiply_rows(a_rows, offsets, b, depth, c, c_row, start, vectors, simd.splat(0.0, bits))
+
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(f"f{bits // 8}")
+    width = vectors * LANES[bits]
+    for depth in (1, 2, 37):
+        x = rng.standard_normal(500).astype(dtype)
+        rows = rng.integers(0, 100, ROWS)
+        columns = rng.integers(0, 400, depth)
+        a = x[rows[:, None] + columns]
+        b = rng.standard_normal((depth, width)).astype(dtype)
+        before = rng.standard_normal((ROWS, width + 2)).astype(dtype)
+        tables = address_of(x) + rows * dtype.itemsize, columns * dtype.itemsize
+        for start, initial in {ZERO: 0, LOAD: before[:, :width]}.items():
+            c = before.copy()
+            run(*map(address_of, tables), address_of(b), depth, address_of(c), c.strides[0], start)
+            exact = a.astype(np.float64) @ b + initial
+            scale = abs(a).astype(np.float64) @ abs(b) + abs(initial)
+            assert (abs(c[:, :width] - exact) <= (depth + 2) * np.finfo(dtype).eps * scale).all()
+            np.testing.assert_array_equal(c[:, width:], before[:, width:])
 
 
 def test_nan_is_not_clipped() -> None:

@@ -135,3 +135,58 @@ def test_ramp_and_part_of_wide(bits: int) -> None:
         compute(5, address_of(y), count)
         np.testing.assert_array_equal(y[:count], 5 + 3 * np.arange(count))
         np.testing.assert_array_equal(y[count:], -9)
+
+
+@both
+@pytest.mark.parametrize("height", [2, 4, 8, None])
+def test_transpose(bits: int, height: int | None) -> None:
+    lanes = LANES[bits]
+    rows = lanes if height is None else height
+
+    if height is None:
+
+        @numba.njit
+        def run(source: int, source_row: int, used: int, columns: int, target: int, target_row: int) -> None:
+            like = simd.splat(0.0, bits)
+            simd.transpose_square(source, source_row, used, columns, target, target_row, like)
+
+    else:
+
+        @numba.njit
+        def run(source: int, source_row: int, used: int, columns: int, target: int, target_row: int) -> None:
+            like = simd.splat(0.0, bits)
+            simd.transpose_block(source, source_row, used, columns, target, target_row, height, like)
+
+    x = np.arange(1, rows * (lanes + 3) + 1).astype(real(bits)).reshape(rows, lanes + 3)
+    for used in (0, 1, rows - 1, rows, rows + 5):
+        for columns in (0, 1, lanes - 1, lanes, lanes + 1):
+            y = np.full((rows, lanes + 2), -1, real(bits))
+            run(address_of(x), x.strides[0], used, columns, address_of(y), y.strides[0])
+            block = np.zeros((rows, lanes), real(bits))
+            block[:used, :columns] = x[:used, : min(columns, lanes)]
+            np.testing.assert_array_equal(y[:, :lanes].ravel(), block.T.ravel())
+            assert (y[:, lanes:] == -1).all()
+
+
+@both
+def test_sums_in_double(bits: int) -> None:
+    lanes = LANES[64]
+
+    @numba.njit
+    def run(source: int, count: int) -> float:
+        return float(simd.total(simd.load_double(source, bits, count)))
+
+    x = np.random.default_rng(0).standard_normal(lanes + 1).astype(real(bits))
+    for count in range(lanes + 1):
+        assert run(address_of(x), count) == pytest.approx(x[:count].astype(np.float64).sum(), rel=1e-15)
+
+
+@both
+def test_copy_real(bits: int) -> None:
+    @numba.njit
+    def run(target: int, source: int) -> None:
+        simd.copy_real(target, source, simd.splat(0.0, bits))
+
+    x, y = np.arange(3, 6).astype(real(bits)), np.zeros(3, real(bits))
+    run(address_of(y) + bits // 8, address_of(x))
+    np.testing.assert_array_equal(y, [0, 3, 0])

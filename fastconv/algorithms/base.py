@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from fastconv.shapes import ConvShape, PoolShape
+
+#: A forward pass of which all is decided but the arrays: called with x, weight, bias or None, and out.
+Bound = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray], None]
 
 #: The three operations of a convolution.
 OPERATIONS = ("forward", "input_grad", "weight_grad")
@@ -53,6 +56,13 @@ class Algorithm(ABC):
         shape: ConvShape,
     ) -> None:
         """out = conv(x, weight) + bias, and no less than 0 with `relu`."""
+
+    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound | None:
+        """The forward pass for contiguous arrays of any number of axes, or None; for this number of threads.
+
+        What small convolutions need most of their time for, if it is done at each call.
+        """
+        return None
 
     @abstractmethod
     def input_grad(

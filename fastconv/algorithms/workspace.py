@@ -8,12 +8,40 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import accumulate
 from math import prod
 
 import numpy as np
 
+from fastconv.jit import address_of
+
 _ALIGNMENT = 64  # a cache line, and a vector of the widest kind
 _local = threading.local()
+
+
+def scratch(size: int) -> int:
+    """The address of `size` bytes, contents arbitrary, valid until this thread asks again."""
+    if getattr(_local, "size", 0) < size:
+        _local.buffer = None  # let go of the old one before asking for more
+        _local.size = 0
+        _local.buffer = np.empty(size + _ALIGNMENT, np.uint8)
+        _local.size = size
+        _local.address = _aligned(address_of(_local.buffer))
+    address: int = _local.address
+    return address
+
+
+def _aligned(value: int) -> int:
+    return -(-value // _ALIGNMENT) * _ALIGNMENT
+
+
+def places(sizes: Sequence[int]) -> list[int]:
+    """Where in a workspace each of some blocks begins, given their sizes in bytes; and where the last ends.
+
+    >>> places([10, 64, 1])
+    [0, 64, 128, 192]
+    """
+    return list(accumulate((_aligned(size) for size in sizes), initial=0))
 
 
 def workspace(dtype: np.dtype, *shapes: Sequence[int]) -> list[np.ndarray]:
@@ -23,17 +51,9 @@ def workspace(dtype: np.dtype, *shapes: Sequence[int]) -> list[np.ndarray]:
     >>> first.shape, second.shape, np.shares_memory(first, second)
     ((2, 3), (4,), False)
     """
-    sizes = [-(-prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for shape in shapes]
-    buffer = getattr(_local, "buffer", None)
-    if buffer is None or buffer.nbytes < sum(sizes):
-        _local.buffer = None  # let go of the old one before asking for more
-        raw = np.empty(sum(sizes) + _ALIGNMENT, np.uint8)
-        skip = -raw.__array_interface__["data"][0] % _ALIGNMENT
-        _local.buffer = buffer = raw[skip : skip + sum(sizes)]
-    arrays = []
-    start = 0
-    for shape, size in zip(shapes, sizes, strict=True):
-        cells = buffer[start : start + prod(shape) * dtype.itemsize].view(dtype)
-        arrays.append(cells.reshape(shape))
-        start += size
-    return arrays
+    *starts, end = places([prod(shape) * dtype.itemsize for shape in shapes])
+    skip = scratch(end) - address_of(_local.buffer)
+    return [
+        np.ndarray(shape, dtype, _local.buffer, skip + start)
+        for shape, start in zip(shapes, starts, strict=True)
+    ]

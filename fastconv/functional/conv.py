@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.arguments import Ints, Padding, check_choice
-from fastconv.functional import run
+from fastconv.functional import bound, run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
 from fastconv.functional.padding import Border
 
@@ -180,6 +181,12 @@ def _forward(
     algorithm: str,
     out: np.ndarray | None,
 ) -> np.ndarray:
+    if out is None and isinstance(padding_mode, str) and padding_mode == "zeros":
+        y = bound.forward(
+            rank, x, weight, bias, stride, padding, dilation, groups, activation, layout, algorithm
+        )
+        if y is not None:
+            return y
     check_choice(function, "activation", activation, (None, "relu"))
     dtype, (x, weight, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
     facts = (weight.shape, stride, padding, dilation, groups, layout)
@@ -310,5 +317,5 @@ def _backward(
     if need_weight:
         grad_weight = run.weight_grad(function, grad_output, x, weight.shape, shape, algorithm)
     if need_bias:
-        grad_bias = run.bias_grad(grad_output, rank, layout)
+        grad_bias = bias_gradient(grad_output, rank, layout)
     return ConvGrads(grad_x, grad_weight, grad_bias)

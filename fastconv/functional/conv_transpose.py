@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.arguments import Ints, Padding, canonical
 from fastconv.functional import run
 from fastconv.functional.arrays import check_shape, real_arrays
@@ -248,7 +249,7 @@ def _backward(
     if need_weight:
         grad_weight = run.weight_grad(function, x, grad_output, weight.shape, shape, algorithm)
     if need_bias:
-        grad_bias = run.bias_grad(grad_output, rank, layout)
+        grad_bias = bias_gradient(grad_output, rank, layout)
     return ConvGrads(grad_x, grad_weight, grad_bias)
 
 

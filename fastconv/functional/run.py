@@ -118,13 +118,6 @@ def weight_grad(
     return grad_weight
 
 
-def bias_grad(grad_output: np.ndarray, rank: int, layout: str) -> np.ndarray:
-    """The gradient with respect to bias: the sum over everything but channels, in float64."""
-    channel_axis = grad_output.ndim - (rank + 1 if layout == "NCHW" else 1)
-    axes = tuple(axis for axis in range(grad_output.ndim) if axis != channel_axis)
-    return np.asarray(grad_output.sum(axis=axes, dtype=np.float64), grad_output.dtype)
-
-
 def check_needs(function: str, needs: Sequence[bool], algorithm: str) -> tuple[bool, bool, bool]:
     """Which of three gradients to compute; that of bias needs no algorithm, but a wrong name is a slip."""
     named_algorithm(function, algorithm)

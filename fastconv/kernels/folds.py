@@ -186,8 +186,8 @@ def _folder(combine: Callable[[Any, Any, Any], Any]) -> Any:
 #: larger(a, b): the larger of each pair; NaN where either is NaN.
 larger = _combiner(_larger)
 
-#: fold(source, count, step, stride, width, neutral): `count` vectors combined, at least one. The first is
-#: at `source`, each `step` bytes behind the one before, and has every `stride`-th element. Of `width` elements,
-#: where that is less than a vector, the others are those of `neutral`; the stride is 1 then.
+#: fold(source, count, step, stride, width, neutral): `count` vectors combined, at least one. The first is at
+#: `source`, each `step` bytes behind the one before, and has every `stride`-th element. Where there are but
+#: `width` of them, less than a vector, the others are those of `neutral`; the stride is 1 then.
 fold_sum = _folder(_sum)
 fold_largest = _folder(_larger)

@@ -30,13 +30,14 @@ from math import inf
 from fastconv.jit import fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
+from fastconv.kernels.rows import fill_phase
 from fastconv.kernels.simd import LANES, put, take
 
 FORWARD = record(
-    # addresses; bias is padded to whole panels, or 0; weight is packed (`pack_weight`)
-    "x weight bias y relu "
-    # strides in elements; the last axis of x, and the pixels of y, are contiguous
-    "x_n x_c x_z x_y y_n y_k "
+    # addresses; weight is packed (`pack_weight`), bias as long as whole panels, or 0
+    "x weight bias y scratch scratch_bytes relu "
+    # strides in elements; the last axis of x is contiguous, and so are the pixels of y if it is dense
+    "x_n x_c x_z x_y y_n y_k y_z y_y y_x dense "
     "images groups group_in group_out height width depth "
     "kernel_z kernel_y kernel_x stride_z stride_y stride_x "
     "dilation_z dilation_y dilation_x pad_z pad_y pad_x "
@@ -45,8 +46,6 @@ FORWARD = record(
     "block_channels block_pixels pixel_tasks panel_tasks "
     # whether moves read x itself
     "direct "
-    # scratch of the tasks: address, bytes of one task's part
-    "scratch scratch_bytes "
     # parts of a task's scratch, bytes from its start
     "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves "
     # `rows`: elements of a phase of a row, of a row, of a plane of rows, of a channel
@@ -58,69 +57,71 @@ RUN_FIELDS = 7
 #: Entries of the table of moves: source in bytes, place in the block of pixels, cells that may be read.
 MOVE_FIELDS = 3
 
-PACK = record("weight packed groups group_out depth block_depth")
+#: `taps_at` is a table of the elements from the first kernel cell of a channel to each that is used; `plain`
+#: says that these and the channels follow each other. A bias that is no whole number of panels long is copied
+#: to `whole_bias`, else that is 0.
+PACK = record(
+    "weight packed bias whole_bias taps_at groups group_in group_out taps block_channels "
+    "group_stride row_stride channel_stride plain"
+)
 
 
 @kernel(PACK)
 def pack_weight(bits):
-    """packed[group][block of depth][panel][k][ROWS] = weight[group][row][k]. A unit is a panel of a group."""
+    """packed[group][block of channels][panel][k][ROWS] = weight[group][row][k], k a cell of a channel.
+
+    A unit is a panel of a group.
+    """
+    lanes, size = LANES[bits], bits // 8
 
     def pack_weight(params, t, tasks):
         p = fields(params, PACK)
-        weight, packed = reals(p.weight, bits), reals(p.packed, bits)
+        weight, packed, taps_at = reals(p.weight, bits), reals(p.packed, bits), ints(p.taps_at)
+        zero = simd.splat(0.0, bits)
         panels = (p.group_out + ROWS - 1) // ROWS
         units = p.groups * panels
         for unit in range(t * units // tasks, (t + 1) * units // tasks):
             group, panel = divmod(unit, panels)
-            first_row = panel * ROWS
-            rows = min(ROWS, p.group_out - first_row)
-            source = (group * p.group_out + first_row) * p.depth
-            for k0 in range(0, p.depth, p.block_depth):
-                depth = min(p.block_depth, p.depth - k0)
-                target = (group * p.depth + k0) * panels * ROWS + panel * depth * ROWS
-                for k in range(depth):
-                    for row in range(rows):
-                        packed[target + k * ROWS + row] = weight[source + row * p.depth + k0 + k]
-                    for row in range(rows, ROWS):
-                        packed[target + k * ROWS + row] = 0
+            rows = min(ROWS, p.group_out - panel * ROWS)
+            source = group * p.group_stride + panel * ROWS * p.row_stride
+            if p.whole_bias:
+                bias, whole_bias = reals(p.bias, bits), reals(p.whole_bias, bits)
+                for row in range(rows):
+                    whole_bias[unit * ROWS + row] = bias[group * p.group_out + panel * ROWS + row]
+                for row in range(rows, ROWS):
+                    whole_bias[unit * ROWS + row] = 0
+            for c0 in range(0, p.group_in, p.block_channels):
+                channels = min(p.block_channels, p.group_in - c0)
+                target = ((group * p.group_in + c0) * panels + panel * channels) * p.taps * ROWS
+                first = source + c0 * p.channel_stride
+                done = 0
+                if p.plain:
+                    done = channels * p.taps // lanes * lanes
+                for k in range(0, done, lanes):
+                    simd.transpose_block(
+                        p.weight + (first + k) * size,
+                        p.row_stride * size,
+                        rows,
+                        lanes,
+                        p.packed + (target + k * ROWS) * size,
+                        lanes * size,
+                        ROWS,
+                        zero,
+                    )
+                # a division for each kernel cell would take as long as all the rest
+                first_c, first_tap = divmod(done, p.taps)
+                k = target + done * ROWS
+                for c in range(first_c, channels):
+                    cells = first + c * p.channel_stride
+                    for tap in range(first_tap if c == first_c else 0, p.taps):
+                        cell = cells + taps_at[tap]
+                        for row in range(rows):
+                            packed[k + row] = weight[cell + row * p.row_stride]
+                        for row in range(rows, ROWS):
+                            packed[k + row] = 0
+                        k += ROWS
 
     return pack_weight
-
-
-@inlined
-def fill_phase(target, source, first, stride, width, count, zero):
-    """target[u] = source[first + u * stride] for u in [0, count), zero where that is outside [0, width)."""
-    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    low = min(count, (-first + stride - 1) // stride) if first < 0 else 0
-    high = max(low, min(count, (width - first + stride - 1) // stride))
-    for u in range(0, low, lanes):
-        simd.store(target + u * size, zero)
-    u = low
-    if stride == 1:
-        while u < high:
-            cell = source + (first + u) * size
-            part = high - u
-            if part >= lanes:
-                simd.store(target + u * size, simd.load(cell, zero))
-            else:
-                simd.store(target + u * size, simd.load_part(cell, part, zero))
-            u += lanes
-    else:
-        if stride == 2:
-            while u + lanes <= high and first + 2 * (u + lanes) <= width:
-                cell = source + (first + 2 * u) * size
-                low_half, high_half = simd.load(cell, zero), simd.load(cell + lanes * size, zero)
-                simd.store(target + u * size, simd.even(low_half, high_half))
-                u += lanes
-        while u < high:
-            one = simd.load_part(source + (first + u * stride) * size, 1, zero)
-            simd.store(target + u * size, one)
-            u += 1
-    # whole vectors: what comes after the row is written later, or is slack
-    u = high
-    while u < count:
-        simd.store(target + u * size, zero)
-        u += lanes
 
 
 @inlined
@@ -246,6 +247,24 @@ def store_tile(p, c, c_row, first, cells, channel, rows, zero):
         done += length
 
 
+@inlined
+def scatter_tile(p, c, c_row, first, cells, channel, rows, zero):
+    """`store_tile` for a y that is not dense, row by row of its pixels."""
+    size = simd.bytes_of(zero)
+    done = 0
+    while done < cells:
+        n, rest = divmod(first + done, p.out_depth * p.out_height * p.out_width)
+        oz, rest = divmod(rest, p.out_height * p.out_width)
+        oy, ox = divmod(rest, p.out_width)
+        length = min(cells - done, p.out_width - ox)
+        for row in range(rows):
+            source = c + row * c_row + done * size
+            target = n * p.y_n + (channel + row) * p.y_k + oz * p.y_z + oy * p.y_y + ox * p.y_x
+            for i in range(length):
+                simd.copy_real(p.y + (target + i * p.y_x) * size, source + i * size, zero)
+        done += length
+
+
 @kernel(FORWARD)
 def forward(bits):
     """y = conv(x, weight) + bias, and no less than 0 with `relu`."""
@@ -324,7 +343,7 @@ def forward(bits):
                             cells = min(panel_vectors * lanes, count - first)
                             n, pixel = divmod(block + first, pixels)
                             # a whole tile within one image is kept in y, another one in scratch
-                            in_y = used_rows == ROWS and cells == panel_vectors * lanes
+                            in_y = p.dense and used_rows == ROWS and cells == panel_vectors * lanes
                             in_y = in_y and pixel + cells <= pixels
                             if in_y:
                                 c = p.y + (n * p.y_n + channel * p.y_k + pixel) * size
@@ -345,6 +364,9 @@ def forward(bits):
                             else:
                                 multiply_tile(a, b, table, depth, c, c_row, start, bias, least, 1, zero)
                             if final and not in_y:
-                                store_tile(p, c, c_row, block + first, cells, channel, used_rows, zero)
+                                if p.dense:
+                                    store_tile(p, c, c_row, block + first, cells, channel, used_rows, zero)
+                                else:
+                                    scatter_tile(p, c, c_row, block + first, cells, channel, used_rows, zero)
 
     return forward

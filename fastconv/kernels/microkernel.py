@@ -71,11 +71,48 @@ def multiply_tile(
     address = types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _Tile(builder, like, count).emit(*args[:9])
+        a, b, offsets, depth, c, c_row, start, bias, least = args[:9]
+        tile = _Tile(builder, like, count)
+        rows = tile.rows(c, c_row)
+        initial = tile.begin(rows, start, bias)
+        tile.store(rows, tile.loop(_Panel(tile, a, b, offsets), depth, initial), least)
         return context.get_dummy_value()
 
     arguments = [address] * 8 + [real, vectors, like]
     return types.void(*arguments), codegen
+
+
+@intrinsic(prefer_literal=True)
+def multiply_rows(
+    typingctx: Any,
+    a_rows: Any,
+    offsets: Any,
+    b: Any,
+    depth: Any,
+    c: Any,
+    c_row: Any,
+    start: Any,
+    vectors: Any,
+    like: Any,
+) -> Any:
+    """C tile = start + A x B panel, where A's rows lie anywhere, and B's panel is packed.
+
+    `a_rows` is a table of the addresses of A's ROWS rows, `offsets` one of the bytes from there to the real
+    for each k, the same for all rows; both in int64. `start` is ZERO or LOAD. Else as `multiply_tile`.
+    """
+    if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
+        return None
+    count = vectors.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a_rows, offsets, b, depth, c, c_row, start = args[:7]
+        tile = _Tile(builder, like, count)
+        rows = tile.rows(c, c_row)
+        initial = tile.begin(rows, start)
+        tile.store(rows, tile.loop(_Rows(tile, a_rows, offsets, b), depth, initial))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7, vectors, like), codegen
 
 
 class _Tile:
@@ -107,52 +144,52 @@ class _Tile:
         real = self.builder.load(self.at(address, offset, self.like.element))
         return splat_value(self.builder, real, self.like)
 
-    def emit(
-        self, a: Any, b: Any, offsets: Any, depth: Any, c: Any, c_row: Any, start: Any, bias: Any, least: Any
-    ) -> None:
-        builder = self.builder
-        rows = [builder.add(c, builder.mul(c_row, self.word(row))) for row in range(ROWS)]
-        initial = self.begin(rows, start, bias)
-        sums = self.loop(a, b, offsets, depth, initial)
-        bound = splat_value(builder, least, self.like)
-        for (row, column), total in zip(self.cells, sums, strict=True):
-            below = builder.fcmp_ordered("<", total, bound)
-            clipped = builder.select(below, bound, total)
-            place = self.at(rows[row], column * self.vector_bytes, self.like.llvm)
-            builder.store(clipped, place).align = self.element_bytes
+    def vectors_at(self, address: Any) -> list[Any]:
+        """As many vectors as the tile is wide."""
+        return [self.load(address, column * self.vector_bytes) for column in range(self.vectors)]
 
-    def begin(self, rows: list[Any], start: Any, bias: Any) -> list[Any]:
-        """The accumulators before the first multiply-add, by the kind of start."""
+    def word_at(self, table: Any, index: Any) -> Any:
+        """An entry of a table of int64."""
+        pointer = self.builder.inttoptr(table, ir.IntType(64).as_pointer())
+        return self.builder.load(self.builder.gep(pointer, [index]))
+
+    def rows(self, c: Any, c_row: Any) -> list[Any]:
+        """The addresses of C's rows."""
+        return [self.builder.add(c, self.builder.mul(c_row, self.word(row))) for row in range(ROWS)]
+
+    def begin(self, rows: list[Any], start: Any, bias: Any = None) -> list[Any]:
+        """The accumulators before the first multiply-add, by the kind of start; without `bias` not BIAS."""
         builder = self.builder
         at_load = builder.append_basic_block("start.load")
-        at_bias = builder.append_basic_block("start.bias")
         at_zero = builder.append_basic_block("start.zero")
         ready = builder.append_basic_block("start.ready")
         switch = builder.switch(start, at_zero)
         switch.add_case(self.word(LOAD), at_load)
-        switch.add_case(self.word(BIAS), at_bias)
+        starts = []
 
         builder.position_at_end(at_load)
         loaded = [self.load(rows[row], column * self.vector_bytes) for row, column in self.cells]
         builder.branch(ready)
-        builder.position_at_end(at_bias)
-        biases = [self.broadcast(bias, row * self.element_bytes) for row in range(ROWS)]
-        builder.branch(ready)
+        starts.append((at_load, loaded))
         builder.position_at_end(at_zero)
         builder.branch(ready)
+        starts.append((at_zero, [ir.Constant(self.like.llvm, None)] * len(self.cells)))
+        if bias is not None:
+            at_bias = builder.append_basic_block("start.bias")
+            switch.add_case(self.word(BIAS), at_bias)
+            builder.position_at_end(at_bias)
+            biases = [self.broadcast(bias, row * self.element_bytes) for row in range(ROWS)]
+            builder.branch(ready)
+            starts.append((at_bias, [biases[row] for row, _ in self.cells]))
 
         builder.position_at_end(ready)
-        zero = ir.Constant(self.like.llvm, None)
-        initial = []
-        for (row, _), value in zip(self.cells, loaded, strict=True):
-            phi = builder.phi(self.like.llvm)
-            phi.add_incoming(value, at_load)
-            phi.add_incoming(biases[row], at_bias)
-            phi.add_incoming(zero, at_zero)
-            initial.append(phi)
+        initial = [builder.phi(self.like.llvm) for _ in self.cells]
+        for block, values in starts:
+            for phi, value in zip(initial, values, strict=True):
+                phi.add_incoming(value, block)
         return initial
 
-    def loop(self, a: Any, b: Any, offsets: Any, depth: Any, initial: list[Any]) -> list[Any]:
+    def loop(self, operands: _Panel | _Rows, depth: Any, initial: list[Any]) -> list[Any]:
         """The multiply-adds; the accumulators after the last."""
         builder = self.builder
         before = builder.block
@@ -165,14 +202,11 @@ class _Tile:
         panel = builder.phi(ir.IntType(64))
         sums = [builder.phi(self.like.llvm) for _ in self.cells]
         k.add_incoming(self.word(0), before)
-        panel.add_incoming(a, before)
+        panel.add_incoming(operands.panel, before)
         for phi, value in zip(sums, initial, strict=True):
             phi.add_incoming(value, before)
 
-        table = builder.inttoptr(offsets, ir.IntType(64).as_pointer())
-        b_row = builder.add(b, builder.load(builder.gep(table, [k])))
-        columns = [self.load(b_row, column * self.vector_bytes) for column in range(self.vectors)]
-        reals = [self.broadcast(panel, row * self.element_bytes) for row in range(ROWS)]
+        reals, columns = operands.read(k, panel)
         totals = [
             builder.call(self.fma, [reals[row], columns[column], total])
             for (row, column), total in zip(self.cells, sums, strict=True)
@@ -180,9 +214,48 @@ class _Tile:
 
         next_k = builder.add(k, self.word(1))
         k.add_incoming(next_k, body)
-        panel.add_incoming(builder.add(panel, self.word(ROWS * self.element_bytes)), body)
+        panel.add_incoming(builder.add(panel, self.word(operands.panel_step)), body)
         for phi, total in zip(sums, totals, strict=True):
             phi.add_incoming(total, body)
         builder.cbranch(builder.icmp_signed("<", next_k, depth), body, after)
         builder.position_at_end(after)
         return totals
+
+    def store(self, rows: list[Any], sums: list[Any], least: Any = None) -> None:
+        builder = self.builder
+        if least is not None:
+            bound = splat_value(builder, least, self.like)
+            sums = [builder.select(builder.fcmp_ordered("<", s, bound), bound, s) for s in sums]
+        for (row, column), total in zip(self.cells, sums, strict=True):
+            place = self.at(rows[row], column * self.vector_bytes, self.like.llvm)
+            builder.store(total, place).align = self.element_bytes
+
+
+class _Panel:
+    """Operands of `multiply_tile`: A is a packed panel, B's rows are found by a table."""
+
+    def __init__(self, tile: _Tile, a: Any, b: Any, offsets: Any) -> None:
+        self.tile, self.panel, self.b, self.offsets = tile, a, b, offsets
+        self.panel_step = ROWS * tile.element_bytes
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """A's reals of column k, in all lanes, and the vectors of B's row k."""
+        tile = self.tile
+        columns = tile.vectors_at(tile.builder.add(self.b, tile.word_at(self.offsets, k)))
+        return [tile.broadcast(panel, row * tile.element_bytes) for row in range(ROWS)], columns
+
+
+class _Rows:
+    """Operands of `multiply_rows`: A's rows and columns are found by tables, B is a packed panel."""
+
+    def __init__(self, tile: _Tile, a_rows: Any, offsets: Any, b: Any) -> None:
+        self.tile, self.panel, self.offsets = tile, b, offsets
+        self.panel_step = tile.vectors * tile.vector_bytes
+        self.a_rows = [tile.word_at(a_rows, tile.word(row)) for row in range(ROWS)]
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """As `_Panel.read`."""
+        tile = self.tile
+        columns = tile.vectors_at(panel)
+        offset = tile.word_at(self.offsets, k)
+        return [tile.broadcast(tile.builder.add(row, offset), 0) for row in self.a_rows], columns

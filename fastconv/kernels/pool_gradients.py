@@ -1,11 +1,9 @@
-"""Gradients of pooling, for contiguous planes: see `pool_rows`, whose record they take.
+"""The gradient of average pooling, for contiguous planes: see `pool_rows`, whose record they take.
 
-The gradient of an average is a sum over a window, too: of those gradients whose window holds a cell. So each
-cell of grad_x is written once, whole and in an order of its own, and nothing is added to memory. Downwards
-the tables tell which rows of windows hold a row of x. Sideways the scratch row has the gradients as far apart as
-the windows, zeros between and around them, and is folded with stride 1.
-
-The gradient of a maximum goes to one cell, by its index.
+It is a sum over a window, too: of those gradients whose window holds a cell. So each cell of grad_x is
+written once, whole and in an order of its own, and nothing is added to memory. Downwards the tables tell
+which rows of windows hold a row of x. Sideways the scratch row has the gradients as far apart as the
+windows, zeros between and around them, and is folded with stride 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Max pooling by rows of vectors that also tells where the largest cells are: see `pool_rows`.
 
-A second scratch row holds the place of each cell of the first. Places are as narrow as the cells, int32 beside
-float32, and widened in the last store alone.
+A second scratch row holds the place of each cell of the first. Places are as narrow as the cells, int32
+beside float32, and widened in the last store alone.
 """
 
 from __future__ import annotations

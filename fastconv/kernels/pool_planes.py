@@ -1,8 +1,8 @@
 """Pooling over whole planes, as at the end of many nets: see `pool_rows`, whose record the kernels take.
 
-A small plane, of 7 x 7 cells say, has few vectors, and to add up the lanes of one takes longer than to load them.
-So as many planes as a vector has lanes are a unit: each leaves a vector of partial results, and all of these
-are combined lane by lane, in pairs.
+A small plane, of 7 x 7 cells say, has few vectors, and to add up the lanes of one takes longer than to load
+them. So as many planes as a vector has lanes are a unit: each leaves a vector of partial results, and all of
+these are combined lane by lane, in pairs.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ ROWS = record(
     "kernel_x stride_x dilation_x pad_x margin "
     # kind of window, below; rows of a block; elements of a scratch row, and of a task's scratch memory
     "kind block row_size task_size "
-    # average: tables of reals, the divisor of a window is extent_y[oz, oy] * extent_x[ox]. extent_x has as many
-    # as are divided at a time and a vector more. In the gradient these are factors
+    # average: tables of reals, the divisor of a window is extent_y[oz, oy] * extent_x[ox]. extent_x has as
+    # many as are divided at a time and a vector more. In the gradient these are factors
     "extent_y extent_x"
 )
 
@@ -104,6 +104,31 @@ def fold_sideways(target, scratch, p, out_width, rows, stride, neutral, fold, di
         scratch += row_size
 
 
+@inlined
+def fold_pairs(target, source, p, rows, neutral, combine, divide, extent_x, extents):
+    """`rows` rows of cells at `target` = 2 x 2 cells each, combined, of twice as many rows at `source`.
+
+    The rows of x are read once and in order, without a scratch row between: where x comes from memory and not
+    from a cache that is what counts.
+    """
+    lanes, size = simd.lanes_of(neutral), simd.bytes_of(neutral)
+    x_y = p.width * size
+    for row in range(rows):
+        for start in range(0, p.out_width, lanes):
+            ox = vector_start(start, p.out_width, lanes)
+            left = source + 2 * ox * size
+            right = left + lanes * size
+            low = combine(simd.load(left, neutral), simd.load(left + x_y, neutral))
+            high = combine(simd.load(right, neutral), simd.load(right + x_y, neutral))
+            total = combine(simd.even(low, high), simd.odd(low, high))
+            if divide:
+                extent = simd.splat_like(extents[row], neutral)
+                total = simd.divide(total, simd.multiply(simd.load(extent_x, neutral), extent))
+            simd.store(target + ox * size, total)
+        target += p.out_width * size
+        source += 2 * x_y
+
+
 def _rows(average):
     def factory(bits):
         size = bits // 8
@@ -124,13 +149,17 @@ def _rows(average):
                 source = p.x + plane * p.depth * p.height * p.width * size
                 first = block * p.block
                 rows = min(p.block, p.out_height - first)
-                fold_down(scratch + p.margin * size, p, source, oz, first, rows, neutral, combine, fold)
                 target = p.y + (out_plane * p.out_height + first) * p.out_width * size
+                extents = reals(p.extent_y + (oz * p.out_height + first) * size, bits)
+                if p.kind == PAIRS:
+                    source += (oz * p.height + 2 * first) * p.width * size
+                    fold_pairs(target, source, p, rows, neutral, combine, average, p.extent_x, extents)
+                    continue
+                fold_down(scratch + p.margin * size, p, source, oz, first, rows, neutral, combine, fold)
                 cells = p.out_width
                 if p.kind == FLAT:
                     cells, rows = rows * cells, 1
                 row = scratch + (p.margin - p.pad_x) * size
-                extents = reals(p.extent_y + (oz * p.out_height + first) * size, bits)
                 fold_sideways(target, row, p, cells, rows, p.stride_x, neutral, fold, average, extents)
 
         return rows

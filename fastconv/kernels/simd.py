@@ -161,6 +161,42 @@ def load_part(typingctx: Any, address: Any, count: Any, rest: Any) -> Any:
     return rest(types.int64, types.int64, rest), codegen
 
 
+@intrinsic(prefer_literal=True)
+def load_double(typingctx: Any, address: Any, bits: Any, count: Any) -> Any:
+    """Reals of `bits` as a float64 vector: the first `count` lanes from memory, the others 0."""
+    if not _is_literal(bits):
+        return None
+    vector = Vector("real", 64)
+    source = ir.FloatType() if bits.literal_value == 32 else ir.DoubleType()
+    narrow = ir.VectorType(source, vector.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], narrow.as_pointer())
+        align = ir.Constant(_I32, bits.literal_value // 8)
+        mask = _first_lanes(builder, args[2], vector.lanes)
+        name = f"llvm.masked.load.v{vector.lanes}f{bits.literal_value}.p0"
+        value = _call(builder, name, narrow, [pointer, align, mask, ir.Constant(narrow, None)])
+        return value if bits.literal_value == 64 else builder.fpext(value, vector.llvm)
+
+    return vector(types.int64, bits, types.int64), codegen
+
+
+@intrinsic
+def total(typingctx: Any, value: Any) -> Any:
+    """The sum of the lanes, the first to the last."""
+    if not _is("real", value):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = [builder.extract_element(args[0], ir.Constant(_I32, lane)) for lane in range(value.lanes)]
+        result = lanes[0]
+        for lane in lanes[1:]:
+            result = builder.fadd(result, lane)
+        return result
+
+    return _scalar(value)(value), codegen
+
+
 @intrinsic
 def store(typingctx: Any, address: Any, value: Any) -> Any:
     """A whole vector to memory."""
@@ -256,6 +292,20 @@ def store_strided(typingctx: Any, address: Any, stride: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def copy_real(typingctx: Any, target: Any, source: Any, like: Any) -> Any:
+    """One real from memory to memory."""
+    if not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, origin = (builder.inttoptr(address, like.element.as_pointer()) for address in args[:2])
+        builder.store(builder.load(origin), to)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, like), codegen
 
 
 # --- making and combining -----------------------------------------------------------------------
@@ -455,6 +505,84 @@ odd = _shuffler(lambda lanes: list(range(1, 2 * lanes, 2)))
 #: The inverse: lanes of both vectors in turn, the lower and the upper half.
 interleave_low = _shuffler(lambda lanes: [i // 2 + i % 2 * lanes for i in range(lanes)])
 interleave_high = _shuffler(lambda lanes: [(lanes + i) // 2 + i % 2 * lanes for i in range(lanes)])
+
+
+def _perfect_shuffle(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:
+    """The concatenated `vectors`, its two halves taken in turn."""
+    low = [i // 2 + i % 2 * lanes for i in range(lanes)]
+    high = [place + lanes // 2 for place in low]
+    half = len(vectors) // 2
+    pairs = zip(vectors[:half], vectors[half:], strict=True)
+    return [_shuffle(builder, a, b, order) for a, b in pairs for order in (low, high)]
+
+
+def _transpose(builder: Any, args: Any, height: int, like: Vector) -> None:
+    """LLVM code for `transpose_block`."""
+    source, source_row, rows, columns, target, target_row = args
+    zero, none = ir.Constant(like.llvm, None), ir.Constant(rows.type, 0)
+    align = ir.Constant(_I32, like.bits // 8)
+    load = f"llvm.masked.load.{_suffix(like)}.p0"
+    vectors = []
+    for row in range(height):
+        index = ir.Constant(rows.type, row)
+        reals = builder.select(builder.icmp_signed("<", index, rows), columns, none)
+        mask = _first_lanes(builder, reals, like.lanes)
+        pointer = _pointer(builder, builder.add(source, builder.mul(source_row, index)), like)
+        vectors.append(_call(builder, load, like.llvm, [pointer, align, mask, zero]))
+    for _ in range(height.bit_length() - 1):
+        vectors = _perfect_shuffle(builder, vectors, like.lanes)
+    for number, vector in enumerate(vectors):
+        address = builder.add(target, builder.mul(target_row, ir.Constant(rows.type, number)))
+        builder.store(vector, _pointer(builder, address, like)).align = like.bits // 8
+
+
+@intrinsic(prefer_literal=True)
+def transpose_block(
+    typingctx: Any,
+    source: Any,
+    source_row: Any,
+    rows: Any,
+    columns: Any,
+    target: Any,
+    target_row: Any,
+    height: Any,
+    like: Any,
+) -> Any:
+    """Transpose a block of `height` rows, a constant power of two, of as many reals as a vector has lanes.
+
+    Of the source only `rows` rows and `columns` columns are read, the others count as zeros. The transposed
+    block, a column of the source after the other, is stored as `height` whole vectors. Both strides in bytes.
+    """
+    if not _is_literal(height) or not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _transpose(builder, args[:6], height.literal_value, like)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6, height, like), codegen
+
+
+@intrinsic
+def transpose_square(
+    typingctx: Any,
+    source: Any,
+    source_row: Any,
+    rows: Any,
+    columns: Any,
+    target: Any,
+    target_row: Any,
+    like: Any,
+) -> Any:
+    """`transpose_block` of as many rows as a vector has lanes."""
+    if not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _transpose(builder, args[:6], like.lanes, like)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6, like), codegen
 
 
 @inlined

@@ -1,0 +1,335 @@
+"""Implicit GEMM: how its work is cut and run; see `fastconv.kernels.implicit_gemm` for what is done.
+
+A `Convolution` is what the kernel can compute: the forward pass is one, the input gradient several.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms.workspace import places, scratch
+from fastconv.jit import address_of
+from fastconv.kernels import implicit_gemm as kernels
+from fastconv.kernels.microkernel import ROWS, VECTORS
+from fastconv.kernels.simd import LANES
+from fastconv.shapes import Triple
+from fastconv.threads import Prepared, task_count
+
+#: Rows of the packed block: enough to pay for loading and storing a tile, a weight panel of which fits L1.
+DEPTH = 576
+#: Bytes of the packed block, which stays in L2.
+PACKED_BYTES = 480 << 10
+#: Most pixels of a block.
+PIXELS = 480
+#: Below this many vectors of pixels the threads share the output channels instead.
+FEW_VECTORS = 64
+
+
+class Weights(NamedTuple):
+    """Where a weight's cells are, in elements: group, output channel, input channel, and the kernel cell."""
+
+    group: int
+    row: int
+    channel: int
+    first_tap: int
+    tap: Triple
+
+
+class Pixels(NamedTuple):
+    """Where the cells of y are, in elements."""
+
+    first: int
+    n: int
+    k: int
+    axes: Triple
+
+
+class Convolution(NamedTuple):
+    """A convolution of a contiguous x (N, C, D, H, W), with steps for weight and y of any size."""
+
+    images: int
+    groups: int
+    group_in: int
+    group_out: int
+    input: Triple
+    kernel: Triple
+    stride: Triple
+    dilation: Triple
+    #: before the first cell; negative where the first window begins inside x
+    pad: Triple
+    output: Triple
+    weights: Weights
+    y: Pixels
+
+    @property
+    def taps(self) -> int:
+        return prod(self.kernel)
+
+    @property
+    def pixels(self) -> int:
+        """Cells of one output plane."""
+        return prod(self.output)
+
+    @property
+    def flops(self) -> int:
+        channels = self.groups * self.group_out
+        return 2 * self.images * channels * self.pixels * self.group_in * self.taps
+
+    @property
+    def panels(self) -> int:
+        """Panels of output channels of a group."""
+        return -(-self.group_out // ROWS)
+
+    @property
+    def packed_size(self) -> int:
+        """Reals of the packed weight."""
+        return self.groups * self.panels * ROWS * self.group_in * self.taps
+
+    @property
+    def dense(self) -> bool:
+        """Whether the pixels of a plane of y are contiguous."""
+        _, height, width = self.output
+        return self.y.axes == (height * width, width, 1)
+
+    @property
+    def reads_inside(self) -> bool:
+        """Whether no window reaches beyond x."""
+        axes = zip(self.input, self.output, self.stride, self.kernel, self.dilation, strict=True)
+        inside = all((out - 1) * s + (k - 1) * d < size for size, out, s, k, d in axes)
+        return inside and self.pad == (0, 0, 0)
+
+
+class Blocks(NamedTuple):
+    """How the work is cut, and what of a task's scratch memory is where, in bytes."""
+
+    channels: int
+    pixels: int
+    pixel_tasks: int
+    panel_tasks: int
+    direct: bool
+    phase_size: int
+    row_size: int
+    plane_size: int
+    channel_size: int
+    at_rows: int
+    at_packed: int
+    at_tiles: int
+    at_offsets: int
+    at_panel_offsets: int
+    at_runs: int
+    at_moves: int
+    scratch_bytes: int
+
+
+def _ceil(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def block_channels(group_in: int, taps: int) -> int:
+    """Input channels of a block: the packed weight depends on it, and so it depends on nothing else."""
+    return -(-group_in // max(1, round(group_in * taps / DEPTH)))
+
+
+@lru_cache(maxsize=4096)
+def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
+    """Sizes of the blocks of a convolution in `tasks` tasks."""
+    lanes = LANES[8 * itemsize]
+    panel_pixels = VECTORS * lanes
+    channels = block_channels(conv.group_in, conv.taps)
+    block_depth = channels * conv.taps
+
+    pixels = conv.images * conv.pixels
+    vectors = -(-pixels // lanes)
+    share_channels = (vectors < FEW_VECTORS and conv.panels >= 2 * tasks) or vectors < tasks <= conv.panels
+    pixel_tasks = 1 if share_channels else min(tasks, vectors)
+    panel_tasks = tasks if share_channels else 1
+    most = min(PIXELS, PACKED_BYTES // (itemsize * block_depth)) // panel_pixels * panel_pixels
+    task_pixels = _ceil(-(-pixels // pixel_tasks), lanes)
+    count = -(-task_pixels // max(panel_pixels, most))
+    block = _ceil(-(-task_pixels // count), panel_pixels)
+
+    # the rows of x that a block reads: see the kernel
+    width, stride_x = conv.output[2], conv.stride[2]
+    direct = stride_x == 1 and conv.reads_inside
+    runs = block // width + 2
+    pieces = runs // conv.output[1] + 2
+    reach = (conv.kernel[1] - 1) * conv.dilation[1] + 1
+    rows = 0 if direct else runs * conv.stride[1] + pieces * reach
+    phase = min(width, block) + (conv.kernel[2] - 1) * conv.dilation[2] // stride_x
+    row = phase * stride_x
+    plane = rows * row + 2 * lanes
+    channel = conv.kernel[0] * plane
+    moves = block // lanes + block // panel_pixels + 2 * runs + 4
+    tiles = 1 if channels == conv.group_in else -(-conv.panels // panel_tasks) * (block // panel_pixels)
+
+    sizes = (
+        (0 if direct else channels * channel + 4 * lanes) * itemsize,
+        (block_depth * (block + panel_pixels) + 4 * lanes) * itemsize,
+        tiles * ROWS * panel_pixels * itemsize,
+        block_depth * 8,
+        VECTORS * block_depth * 8,
+        runs * kernels.RUN_FIELDS * 8,
+        moves * kernels.MOVE_FIELDS * 8,
+    )
+    *at, end = accumulate((_ceil(size, 64) for size in sizes), initial=0)
+    return Blocks._make(
+        (
+            channels,
+            block,
+            pixel_tasks,
+            panel_tasks,
+            direct,
+            phase,
+            row,
+            plane,
+            channel,
+            *at,
+            # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
+            end + 64 * (1 - end // 64 % 2),
+        )
+    )
+
+
+def tasks_of(conv: Convolution) -> int:
+    """Tasks that the work is worth."""
+    return task_count(conv.flops // 2, conv.images * conv.pixels * conv.groups * conv.group_out)
+
+
+def workspace_bytes(conv: Convolution, dtype: np.dtype) -> int:
+    """Scratch memory of all tasks, and the packed weight."""
+    return prepare(conv, dtype, True, False, tasks_of(conv)).scratch_bytes
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, out: np.ndarray, conv: Convolution) -> None:
+    """out = conv(x, weight)."""
+    prepare(conv, x.dtype, False, False, tasks_of(conv)).run(x, weight, None, out)
+
+
+class Run(NamedTuple):
+    """Both kernels, ready to be run."""
+
+    pack: Prepared
+    forward: Prepared
+    #: bytes from the first cell of the array
+    first_weight: int
+    first_y: int
+    #: bytes of the workspace; where in it the bias goes, padded to whole panels, or None; the tasks' scratch
+    scratch_bytes: int
+    at_bias: int | None
+    at_scratch: int
+    #: kept alive
+    taps_at: np.ndarray
+
+    def run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """out = conv(x, weight) + bias; only the arrays' memory matters, not their shapes."""
+        packed = scratch(self.scratch_bytes)
+        bias_at = 0 if bias is None else address_of(bias)
+        whole_bias = 0 if self.at_bias is None else packed + self.at_bias
+        self.pack.run(address_of(weight) + self.first_weight, packed, bias_at, whole_bias)
+        self.forward.run(
+            address_of(x),
+            packed,
+            whole_bias or bias_at,
+            address_of(out) + self.first_y,
+            packed + self.at_scratch,
+        )
+
+
+@lru_cache(maxsize=4096)
+def prepare(conv: Convolution, dtype: np.dtype, has_bias: bool, relu: bool, tasks: int) -> Run:
+    """Whatever does not depend on the arrays."""
+    blocks = cut(conv, dtype.itemsize, tasks)
+    tasks = blocks.pixel_tasks * blocks.panel_tasks
+    depth, height, width = conv.input
+    plane = depth * height * width
+    weights = conv.weights
+    cells = np.indices(conv.kernel).reshape(3, -1)
+    taps_at = np.ascontiguousarray(np.array(weights.tap, np.int64) @ cells, np.int64)
+    plain = weights.channel == conv.taps and bool((taps_at == np.arange(conv.taps)).all())
+    pack = Prepared(
+        kernels.pack_weight,
+        dtype,
+        task_count(conv.packed_size // 4, conv.groups * conv.panels),
+        "weight packed bias whole_bias",
+        taps_at=address_of(taps_at),
+        groups=conv.groups,
+        group_in=conv.group_in,
+        group_out=conv.group_out,
+        taps=conv.taps,
+        block_channels=blocks.channels,
+        group_stride=weights.group,
+        row_stride=weights.row,
+        channel_stride=weights.channel,
+        plain=int(plain),
+    )
+    forward = Prepared(
+        kernels.forward,
+        dtype,
+        tasks,
+        "x weight bias y scratch",
+        scratch_bytes=blocks.scratch_bytes,
+        relu=int(relu),
+        x_n=conv.groups * conv.group_in * plane,
+        x_c=plane,
+        x_z=height * width,
+        x_y=width,
+        y_n=conv.y.n,
+        y_k=conv.y.k,
+        **per_axis("y", conv.y.axes),
+        dense=int(conv.dense),
+        images=conv.images,
+        groups=conv.groups,
+        group_in=conv.group_in,
+        group_out=conv.group_out,
+        depth=depth,
+        height=height,
+        width=width,
+        **per_axis("kernel", conv.kernel),
+        **per_axis("stride", conv.stride),
+        **per_axis("dilation", conv.dilation),
+        **per_axis("pad", conv.pad),
+        out_depth=conv.output[0],
+        out_height=conv.output[1],
+        out_width=conv.output[2],
+        block_channels=blocks.channels,
+        block_pixels=blocks.pixels,
+        pixel_tasks=blocks.pixel_tasks,
+        panel_tasks=blocks.panel_tasks,
+        direct=int(blocks.direct),
+        at_rows=blocks.at_rows,
+        at_packed=blocks.at_packed,
+        at_tiles=blocks.at_tiles,
+        at_offsets=blocks.at_offsets,
+        at_panel_offsets=blocks.at_panel_offsets,
+        at_runs=blocks.at_runs,
+        at_moves=blocks.at_moves,
+        phase_size=blocks.phase_size,
+        row_size=blocks.row_size,
+        plane_size=blocks.plane_size,
+        channel_size=blocks.channel_size,
+    )
+    padded = has_bias and conv.group_out % ROWS != 0
+    bias_size = conv.groups * conv.panels * ROWS if padded else 0
+    _, at_bias, at_scratch, end = places(
+        [conv.packed_size * dtype.itemsize, bias_size * dtype.itemsize, tasks * blocks.scratch_bytes]
+    )
+    return Run(
+        pack,
+        forward,
+        weights.first_tap * dtype.itemsize,
+        conv.y.first * dtype.itemsize,
+        end,
+        at_bias if padded else None,
+        at_scratch,
+        taps_at,
+    )
+
+
+def per_axis(name: str, values: Triple) -> dict[str, int]:
+    """The fields of a record for a value per axis."""
+    return {f"{name}_{axis}": value for axis, value in zip("zyx", values, strict=True)}

@@ -1,0 +1,230 @@
+"""The weight gradient of implicit GEMM: how its work is cut; see `fastconv.kernels.weight_gradient`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms.implicit_gemm import per_axis
+from fastconv.algorithms.workspace import workspace
+from fastconv.jit import address_of
+from fastconv.kernels import weight_gradient as kernels
+from fastconv.kernels.microkernel import ROWS
+from fastconv.kernels.simd import LANES
+from fastconv.shapes import ConvShape
+from fastconv.threads import Prepared, task_count
+
+#: Most bytes of a chunk of the transposed grad_output, and of the rows of x for a block of channels: in L2.
+CHUNK_BYTES = 384 << 10
+ROWS_BYTES = 256 << 10
+#: Pixels of a chunk: enough to pay for loading and storing a tile.
+LEAST_PIXELS, MOST_PIXELS = 64, 448
+#: Most output channels of a block.
+BLOCK_OUT = 512
+#: Most segments, and bytes of the sums of all of them.
+MOST_SEGMENTS = 16
+SUMS_BYTES = 1 << 20
+
+
+class Cut(NamedTuple):
+    """How the work is cut, and what of a task's scratch memory is where, in bytes."""
+
+    segments: int
+    chunk_rows: int
+    chunk_columns: int
+    block_in: int
+    block_out: int
+    direct: bool
+    sums_height: int
+    sums_width: int
+    row_size: int
+    plane_size: int
+    channel_size: int
+    panel_pixels: int
+    at_rows: int
+    at_panels: int
+    at_offsets: int
+    at_taps: int
+    at_a_rows: int
+    scratch_bytes: int
+
+
+def _ceil(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def reads_inside(shape: ConvShape) -> bool:
+    """Whether no window reaches beyond x."""
+    facts = zip(shape.input, shape.output, shape.stride, shape.kernel, shape.dilation, strict=True)
+    inside = all((out - 1) * stride + (k - 1) * d < size for size, out, stride, k, d in facts)
+    return inside and shape.pad_before == (0, 0, 0)
+
+
+@lru_cache(maxsize=1024)
+def cut(shape: ConvShape, itemsize: int) -> Cut:
+    """Sizes of the blocks; they do not depend on the number of tasks, but for how those share the units."""
+    lanes = LANES[8 * itemsize]
+    cells = shape.group_in * shape.taps
+    width = shape.output[2]
+    all_rows = shape.batch * shape.output[0] * shape.output[1]
+
+    block_out = min(shape.group_out, BLOCK_OUT)
+    out_bytes = _ceil(block_out, lanes) * itemsize
+    pixels = max(LEAST_PIXELS, min(MOST_PIXELS, CHUNK_BYTES // out_bytes))
+    # equal chunks: of whole rows, or of a part of one
+    chunk_columns = -(-width // -(-width // pixels))
+    most_rows = max(1, pixels // width)
+    chunk_rows = -(-all_rows // -(-all_rows // most_rows))
+    chunks = -(-all_rows // chunk_rows) * -(-width // chunk_columns)
+
+    sums_height = _ceil(cells, max(ROWS, lanes))
+    vectors = -(-shape.group_out // lanes)
+    sums_width = (vectors | 1) * lanes  # rows a power of two apart would fall on the same sets of the cache
+    sums_bytes = shape.groups * sums_height * sums_width * itemsize
+    segments = max(1, min(MOST_SEGMENTS, chunks, SUMS_BYTES // sums_bytes))
+    segments = 1 << (segments.bit_length() - 1)
+
+    # the rows of x that a chunk reads: see the kernel
+    direct = reads_inside(shape)
+    reach = (shape.kernel[1] - 1) * shape.dilation[1] + 1
+    planes = chunk_rows // shape.output[1] + 2
+    rows = 0 if direct else chunk_rows * shape.stride[1] + planes * reach
+    row = (chunk_columns - 1) * shape.stride[2] + (shape.kernel[2] - 1) * shape.dilation[2] + 1
+    plane = rows * row + 2 * lanes
+    channel = shape.kernel[0] * plane
+    least_in = 2 + -(-ROWS // shape.taps)
+    block_in = min(shape.group_in, max(least_in, ROWS_BYTES // (channel * itemsize)))
+
+    panel_pixels = chunk_rows * chunk_columns + lanes
+    sizes = (
+        0 if direct else (block_in * channel + 4 * lanes) * itemsize,
+        panel_pixels * out_bytes,
+        chunk_rows * chunk_columns * 8,
+        shape.taps * 8,
+        ROWS * 8,
+    )
+    *at, end = accumulate((_ceil(size, 64) for size in sizes), initial=0)
+    return Cut._make(
+        (
+            segments,
+            chunk_rows,
+            chunk_columns,
+            block_in,
+            block_out,
+            direct,
+            sums_height,
+            sums_width,
+            row,
+            plane,
+            channel,
+            panel_pixels,
+            *at,
+            # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
+            end + 64 * (1 - end // 64 % 2),
+        )
+    )
+
+
+class _Run(NamedTuple):
+    """Both kernels, ready to be run, and the workspace that they need."""
+
+    sums: Prepared
+    finish: Prepared
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def _tasks(shape: ConvShape, blocks: Cut) -> int:
+    panels = -(-shape.group_in * shape.taps // ROWS)
+    return task_count(shape.flops // 2, blocks.segments * shape.groups * panels)
+
+
+def weight_gradient(grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
+    """out = d sum(grad_output * conv(x, weight)) / dweight; `shape` is pointwise or has its own axes."""
+    tasks = _tasks(shape, cut(shape, x.itemsize))
+    run = _prepare(shape, x.dtype, tasks)
+    sums, scratch = workspace(x.dtype, *run.shapes)
+    addresses = address_of(sums), address_of(scratch)
+    run.sums.run(address_of(x), address_of(grad_output), *addresses)
+    run.finish.run(addresses[0], address_of(out), addresses[1])
+
+
+def workspace_bytes(shape: ConvShape, dtype: np.dtype) -> int:
+    blocks = cut(shape, dtype.itemsize)
+    run = _prepare(shape, dtype, _tasks(shape, blocks))
+    return sum(prod(size) for size in run.shapes) * dtype.itemsize
+
+
+@lru_cache(maxsize=1024)
+def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
+    blocks = cut(shape, dtype.itemsize)
+    depth, height, width = shape.input
+    plane = depth * height * width
+    sums = Prepared(
+        kernels.weight_sums,
+        dtype,
+        tasks,
+        "x grad_output sums scratch",
+        scratch_bytes=blocks.scratch_bytes,
+        sums_height=blocks.sums_height,
+        sums_width=blocks.sums_width,
+        x_n=shape.in_channels * plane,
+        x_c=plane,
+        x_z=height * width,
+        x_y=width,
+        y_n=shape.out_channels * shape.pixels,
+        y_k=shape.pixels,
+        images=shape.batch,
+        groups=shape.groups,
+        group_in=shape.group_in,
+        group_out=shape.group_out,
+        depth=depth,
+        height=height,
+        width=width,
+        **per_axis("kernel", shape.kernel),
+        **per_axis("stride", shape.stride),
+        **per_axis("dilation", shape.dilation),
+        **per_axis("pad", shape.pad_before),
+        out_depth=shape.output[0],
+        out_height=shape.output[1],
+        out_width=shape.output[2],
+        segments=blocks.segments,
+        chunk_rows=blocks.chunk_rows,
+        chunk_columns=blocks.chunk_columns,
+        block_in=blocks.block_in,
+        block_out=blocks.block_out,
+        direct=int(blocks.direct),
+        at_rows=blocks.at_rows,
+        at_panels=blocks.at_panels,
+        at_offsets=blocks.at_offsets,
+        at_taps=blocks.at_taps,
+        at_a_rows=blocks.at_a_rows,
+        row_size=blocks.row_size,
+        plane_size=blocks.plane_size,
+        channel_size=blocks.channel_size,
+        panel_pixels=blocks.panel_pixels,
+    )
+    lanes = LANES[8 * dtype.itemsize]
+    cells = shape.group_in * shape.taps
+    sums_shape = (blocks.segments, shape.groups, blocks.sums_height, blocks.sums_width)
+    finish_tasks = task_count(prod(sums_shape), shape.groups * -(-cells // lanes))
+    # a task of `finish_weight` needs a block of lanes x lanes: no more than one of `weight_sums` has
+    scratch_bytes = max(blocks.scratch_bytes, lanes * lanes * dtype.itemsize)
+    finish = Prepared(
+        kernels.finish_weight,
+        dtype,
+        finish_tasks,
+        "sums grad_weight scratch",
+        scratch_bytes=lanes * lanes * dtype.itemsize,
+        sums_height=blocks.sums_height,
+        sums_width=blocks.sums_width,
+        segments=blocks.segments,
+        groups=shape.groups,
+        group_cells=cells,
+        group_out=shape.group_out,
+    )
+    scratch = max(tasks * blocks.scratch_bytes, finish_tasks * scratch_bytes) // dtype.itemsize
+    return _Run(sums, finish, (sums_shape, (scratch,)))
