@@ -228,7 +228,7 @@ def store_part(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
 
 
 @intrinsic
-def store_wide(typingctx: Any, address: Any, value: Any) -> Any:
+def store_whole_wide(typingctx: Any, address: Any, value: Any) -> Any:
     """A whole int vector to memory, as int64."""
     if not _is("int", value):
         return None
@@ -243,7 +243,7 @@ def store_wide(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_wide_part(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+def store_wide(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
     """The first `count` lanes of an int vector to memory, as int64."""
     if not _is("int", value):
         return None
@@ -598,9 +598,9 @@ def put(target, value, count):
 def put_wide(target, value, count):
     """`put` for ints that become int64."""
     if count >= lanes_of(value):
-        store_wide(target, value)
+        store_whole_wide(target, value)
     else:
-        store_wide_part(target, value, count)
+        store_wide(target, value, count)
 
 
 @inlined
