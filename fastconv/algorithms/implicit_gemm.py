@@ -18,7 +18,7 @@ from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import Triple
-from fastconv.threads import Prepared, task_count
+from fastconv.threads import Both, Prepared, task_count
 
 #: Rows of the packed block: enough to pay for loading and storing a tile, a weight panel of which fits L1.
 DEPTH = 576
@@ -277,6 +277,9 @@ class Run(NamedTuple):
     scratch_bytes: int
     at_bias: int | None
     at_scratch: int
+    #: both kernels in one go, if neither has work for more than a thread, and where their records go
+    both: Both | None
+    at_records: int
     #: kept alive
     taps_at: np.ndarray
 
@@ -285,14 +288,28 @@ class Run(NamedTuple):
         packed = scratch(self.scratch_bytes)
         bias_at = 0 if bias is None else address_of(bias)
         whole_bias = 0 if self.at_bias is None else packed + self.at_bias
-        self.pack.run(address_of(weight) + self.first_weight, packed, bias_at, whole_bias)
-        self.forward.run(
-            address_of(x),
-            packed,
-            whole_bias or bias_at,
-            address_of(out) + self.first_y,
-            packed + self.at_scratch,
-        )
+        weight_at = address_of(weight) + self.first_weight
+        out_at = address_of(out) + self.first_y
+        bias_read = whole_bias or bias_at
+        scratch_at = packed + self.at_scratch
+        if self.both is not None:
+            self.both.run(
+                packed + self.at_records,
+                (
+                    weight_at,
+                    packed,
+                    bias_at,
+                    whole_bias,
+                    address_of(x),
+                    packed,
+                    bias_read,
+                    out_at,
+                    scratch_at,
+                ),
+            )
+        else:
+            self.pack.run(weight_at, packed, bias_at, whole_bias)
+            self.forward.run(address_of(x), packed, bias_read, out_at, scratch_at)
 
     def run_packed(self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
         """`run` with the bytes of a packed weight."""
@@ -369,8 +386,14 @@ def prepare(
     )
     padded = has_bias and conv.group_out % ROWS != 0
     bias_size = panels.panels * ROWS * dtype.itemsize if padded else 0
-    _, at_bias, at_scratch, end = places(
-        [0 if packed else panels.size, bias_size, tasks * blocks.scratch_bytes]
+    both = pack.then(forward) if pack.tasks == tasks == 1 and not packed else None
+    _, at_bias, at_scratch, at_records, end = places(
+        [
+            0 if packed else panels.size,
+            bias_size,
+            tasks * blocks.scratch_bytes,
+            0 if both is None else both.size,
+        ]
     )
     return Run(
         pack,
@@ -380,6 +403,8 @@ def prepare(
         end,
         at_bias if padded else None,
         at_scratch,
+        both,
+        at_records,
         taps_at,
     )
 
