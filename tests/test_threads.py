@@ -97,7 +97,7 @@ def test_no_more_tasks_than_threads_and_units(monkeypatch: pytest.MonkeyPatch) -
         real(address, params, tasks)
 
     x = np.ones((1, 8, 6, 6), np.float32)
-    threads._started or threads._start()
+    threads.start()
     monkeypatch.setattr(threads, "_run_parallel", record)
     fastconv.im2col(x, 3)
     assert parallel == []
