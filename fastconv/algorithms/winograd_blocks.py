@@ -1,0 +1,296 @@
+"""Winograd convolution: how its work is cut and run; see `fastconv.kernels.winograd` for what is done."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms.implicit_gemm import Convolution
+from fastconv.algorithms.workspace import places, scratch
+from fastconv.jit import address_of
+from fastconv.kernels import winograd as kernels
+from fastconv.kernels.microkernel import ROWS, VECTORS
+from fastconv.kernels.simd import LANES
+from fastconv.kernels.winograd_points import TAPS
+from fastconv.kernels.winograd_transforms import cells_of_piece, room_of_piece, tiles_of_piece
+from fastconv.threads import Prepared, task_count
+
+#: Up to this many vectors of tiles the threads share the output channels instead.
+FEW_VECTORS = 8
+#: With few tiles, bytes of their inputs that are multiplied with one panel after the other, from L2.
+INPUT_BYTES = 384 << 10
+#: Bytes of the sums that wait to be transformed.
+SUM_BYTES = 256 << 10
+
+
+class Tiling(NamedTuple):
+    """A convolution in tiles of `tile` x `tile` cells of y."""
+
+    conv: Convolution
+    tile: int
+
+    @property
+    def points(self) -> int:
+        return (self.tile + TAPS - 1) ** 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows of tiles, and tiles of a row."""
+        _, height, width = self.conv.output
+        return -(-height // self.tile), -(-width // self.tile)
+
+    @property
+    def tiles(self) -> int:
+        return self.conv.images * self.conv.output[0] * prod(self.grid)
+
+    @property
+    def panels(self) -> int:
+        """Panels of output channels, of all groups."""
+        return self.conv.groups * self.conv.panels
+
+
+class Blocks(NamedTuple):
+    """How the work is cut, strides in bytes, and what of a task's scratch memory is where."""
+
+    block_tiles: int
+    block_channels: int
+    block_panels: int
+    tile_tasks: int
+    panel_tasks: int
+    fused: bool
+    packed_point: int
+    packed_panel: int
+    input_point: int
+    input_channel: int
+    strip: int
+    sum_row: int
+    sum_panel: int
+    at_zeros: int
+    at_strips: int
+    at_inputs: int
+    at_taps: int
+    at_packed: int
+    at_sums: int
+    at_results: int
+    at_offsets: int
+    at_reads: int
+    at_writes: int
+    scratch_bytes: int
+
+    @property
+    def shared_inputs(self) -> bool:
+        """Whether the inputs are transformed once for all tasks."""
+        return self.tile_tasks == 1
+
+
+def _odd_lines(size: int) -> int:
+    """At least `size` bytes: an odd number of cache lines, as addresses that far apart fall on different sets."""
+    lines = -(-size // 64)
+    return 64 * (lines + 1 - lines % 2)
+
+
+def packed_strides(tiling: Tiling, itemsize: int) -> tuple[int, int]:
+    """Bytes of the whole transformed weight from point to point, and from panel to panel."""
+    panel = tiling.conv.group_in * ROWS * itemsize
+    return _odd_lines(tiling.panels * panel), panel
+
+
+def packed_bytes(tiling: Tiling, itemsize: int) -> int:
+    """Bytes of the whole transformed weight."""
+    return tiling.points * packed_strides(tiling, itemsize)[0]
+
+
+@lru_cache(maxsize=4096)
+def cut(tiling: Tiling, itemsize: int, tasks: int, prepacked: bool = False) -> Blocks:
+    """Sizes of the blocks of a convolution in `tasks` tasks."""
+    conv, points, lanes = tiling.conv, tiling.points, LANES[8 * itemsize]
+    channels = conv.groups * conv.group_in
+    vectors = -(-tiling.tiles // lanes)
+    few = vectors <= FEW_VECTORS and (tiling.panels >= 2 * tasks or tiling.panels >= vectors)
+    if few:
+        tile_tasks, panel_tasks = 1, min(tasks, tiling.panels)
+        block_tiles = vectors * lanes
+        blocks = max(1, round(points * conv.group_in * block_tiles * itemsize / INPUT_BYTES))
+        block_channels = -(-conv.group_in // blocks)
+        block_panels = 1
+    else:
+        tile_tasks, panel_tasks = min(tasks, vectors), 1
+        most = -(-vectors // tile_tasks)
+        block_tiles = -(-most // -(-most // VECTORS)) * lanes
+        block_channels = conv.group_in
+        block_panels = max(1, SUM_BYTES // (ROWS * points * block_tiles * itemsize))
+        block_panels = -(-conv.panels // -(-conv.panels // block_panels))
+
+    fused = few and not prepacked
+    packed_point, packed_panel = packed_strides(tiling, itemsize)
+    if fused:
+        packed_panel = block_channels * ROWS * itemsize
+        packed_point = _odd_lines(block_panels * packed_panel)
+    input_channel = block_tiles * itemsize
+    input_point = _odd_lines(channels * input_channel)
+    strip = _odd_lines((block_tiles + room_of_piece(lanes, tiling.tile)) * itemsize)
+    sum_row = _odd_lines(points * input_channel)
+    sum_panel = ROWS * sum_row
+    waiting = block_panels if block_channels == conv.group_in else -(-tiling.panels // panel_tasks)
+    rows_of_tiles = block_tiles // tiling.grid[1] + 2
+    pieces = block_tiles // tiles_of_piece(lanes, tiling.tile) + rows_of_tiles
+    sizes = (
+        cells_of_piece(lanes) * itemsize,
+        points * strip,
+        0 if few else points * input_point,
+        (kernels.TAP_CHANNELS * TAPS * TAPS + lanes) * ROWS * itemsize,
+        points * packed_point if fused else 0,
+        waiting * sum_panel + 64,  # and a real that stands for no bias, before the results
+        ROWS * tiling.tile**2 * lanes * itemsize,
+        block_channels * 8,
+        pieces * kernels.READ_FIELDS * 8,
+        (block_tiles // lanes + rows_of_tiles) * kernels.WRITE_FIELDS * 8,
+    )
+    *at, end = places(sizes)
+    return Blocks(
+        block_tiles,
+        block_channels,
+        block_panels,
+        tile_tasks,
+        panel_tasks,
+        fused,
+        packed_point,
+        packed_panel,
+        input_point,
+        input_channel,
+        strip,
+        sum_row,
+        sum_panel,
+        *at,
+        _odd_lines(end),
+    )
+
+
+def tasks_of(tiling: Tiling) -> int:
+    """Tasks that the work is worth."""
+    return task_count(tiling.conv.flops // 2, tiling.panels * tiling.tiles)
+
+
+class Run(NamedTuple):
+    """The kernels, ready to be run, and the workspace that they need."""
+
+    pack: Prepared
+    #: None where each task transforms its own
+    transform: Prepared | None
+    forward: Prepared
+    fused: bool
+    #: bytes from the first cell of the array
+    first_weight: int
+    first_y: int
+    #: where in the workspace are the shared inputs, the transformed weight (if there is one), the tasks' scratch
+    at_inputs: int
+    at_packed: int
+    at_scratch: int
+    workspace_bytes: int
+
+    def run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """out = conv(x, weight) + bias; only the arrays' memory matters, not their shapes."""
+        workspace = scratch(self.workspace_bytes)
+        packed = workspace + self.at_packed
+        if not self.fused:
+            self._pack(weight, packed, workspace)
+        self._convolve(x, address_of(weight), packed, bias, out, workspace)
+
+    def pack_weight(self, weight: np.ndarray, packed: int) -> None:
+        """Transform the weight into memory of `packed_bytes` bytes at `packed`."""
+        self._pack(weight, packed, scratch(self.workspace_bytes))
+
+    def run_packed(self, x: np.ndarray, packed: int, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """`run` with a weight that `pack_weight` has transformed, for a Run that was prepared so."""
+        self._convolve(x, 0, packed, bias, out, scratch(self.workspace_bytes))
+
+    def _pack(self, weight: np.ndarray, packed: int, workspace: int) -> None:
+        address = address_of(weight) + self.first_weight
+        self.pack.run(0, address, 0, 0, packed, 0, workspace + self.at_scratch)
+
+    def _convolve(
+        self, x: np.ndarray, weight: int, packed: int, bias: np.ndarray | None, out: np.ndarray, workspace: int
+    ) -> None:
+        inputs, task_scratch = 0, workspace + self.at_scratch
+        if self.transform is not None:
+            inputs = workspace + self.at_inputs
+            self.transform.run(address_of(x), 0, 0, 0, 0, inputs, task_scratch)
+        self.forward.run(
+            address_of(x),
+            weight + self.first_weight,
+            0 if bias is None else address_of(bias),
+            address_of(out) + self.first_y,
+            packed,
+            inputs,
+            task_scratch,
+        )
+
+
+@lru_cache(maxsize=4096)
+def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, prepacked: bool = False) -> Run:
+    """Whatever does not depend on the arrays."""
+    conv, itemsize = tiling.conv, dtype.itemsize
+    blocks = cut(tiling, itemsize, tasks, prepacked)
+    depth, height, width = conv.input
+    plane = height * width
+    weights = conv.weights
+    flipped = weights.tap[2] < 0
+    params = dict(
+        blocks._asdict(),
+        fused=int(blocks.fused),
+        relu=int(relu),
+        x_n=conv.groups * conv.group_in * depth * plane,
+        x_c=depth * plane,
+        x_z=plane,
+        x_y=width,
+        y_n=conv.y.n,
+        y_k=conv.y.k,
+        images=conv.images,
+        groups=conv.groups,
+        group_in=conv.group_in,
+        group_out=conv.group_out,
+        depth=depth,
+        height=height,
+        width=width,
+        out_height=conv.output[1],
+        out_width=conv.output[2],
+        pad_y=conv.pad[1],
+        pad_x=conv.pad[2],
+        tiles_y=tiling.grid[0],
+        tiles_x=tiling.grid[1],
+        group_stride=weights.group,
+        row_stride=weights.row,
+        channel_stride=weights.channel,
+        plain=int(weights.channel == TAPS * TAPS),
+        flipped=int(flipped),
+    )
+    addresses = "x weight bias y packed inputs scratch"
+    tile, channels = tiling.tile, conv.groups * conv.group_in
+    packing = task_count(packed_bytes(tiling, itemsize) // itemsize, tiling.panels)
+    transforming = task_count(tiling.points * channels * tiling.tiles, channels)
+    computing = blocks.tile_tasks * blocks.panel_tasks
+    packed_params = dict(
+        params, **dict(zip(("packed_point", "packed_panel"), packed_strides(tiling, itemsize), strict=True))
+    )
+    inputs = tiling.points * blocks.input_point if blocks.shared_inputs else 0
+    packed = 0 if blocks.fused or prepacked else packed_bytes(tiling, itemsize)
+    at_inputs, at_packed, at_scratch, end = places(
+        [inputs, packed, max(packing, transforming, computing) * blocks.scratch_bytes]
+    )
+    return Run(
+        Prepared(kernels.PACK_WEIGHT[tile], dtype, packing, addresses, **packed_params),
+        Prepared(kernels.TRANSFORM_INPUT[tile], dtype, transforming, addresses, **params)
+        if blocks.shared_inputs
+        else None,
+        Prepared(kernels.FORWARD[tile], dtype, computing, addresses, **params),
+        blocks.fused,
+        (weights.first_tap - (TAPS * TAPS - 1 if flipped else 0)) * itemsize,
+        conv.y.first * itemsize,
+        at_inputs,
+        at_packed,
+        at_scratch,
+        end,
+    )
