@@ -18,7 +18,7 @@ from fastconv.precision import get_float32_precision
 from fastconv.shapes import ConvShape
 
 #: Most scratch memory of a task.
-SCRATCH_BYTES = 8 << 20
+SCRATCH_BYTES = 16 << 20
 
 
 def _convolution(shape: ConvShape, op: str) -> Convolution:

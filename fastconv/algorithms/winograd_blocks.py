@@ -18,8 +18,10 @@ from fastconv.kernels.winograd_points import TAPS
 from fastconv.kernels.winograd_transforms import cells_of_piece, room_of_piece, tiles_of_piece
 from fastconv.threads import Prepared, task_count
 
-#: Up to this many vectors of tiles the threads share the output channels instead.
-FEW_VECTORS = 8
+#: With no more tiles than this part of the output channels the threads share the latter.
+FEW_TILES = 4
+#: Then all tiles and all sums are kept at once, in no more bytes than these.
+FEW_BYTES = 16 << 20
 #: With few tiles, bytes of their inputs that are multiplied with one panel after the other, from L2.
 INPUT_BYTES = 384 << 10
 #: Bytes of the sums that wait to be transformed.
@@ -109,7 +111,9 @@ def cut(tiling: Tiling, itemsize: int, tasks: int, prepacked: bool = False) -> B
     conv, points, lanes = tiling.conv, tiling.points, LANES[8 * itemsize]
     channels = conv.groups * conv.group_in
     vectors = -(-tiling.tiles // lanes)
-    few = vectors <= FEW_VECTORS and (tiling.panels >= 2 * tasks or tiling.panels >= vectors)
+    kept = points * vectors * lanes * itemsize * (channels + tiling.panels * ROWS)
+    few = FEW_TILES * tiling.tiles <= conv.groups * conv.group_out or vectors < tasks <= tiling.panels
+    few = few and kept <= FEW_BYTES
     if few:
         tile_tasks, panel_tasks = 1, min(tasks, tiling.panels)
         block_tiles = vectors * lanes
