@@ -14,10 +14,9 @@ def set_float32_precision(precision: Any) -> None:
     Parameters
     ----------
     precision : "high" or "highest"
-        With "high", the default, large convolutions may be computed by Winograd's minimal filtering, which needs
-        fewer multiplications, and rounds more: in float32 the largest error is 1e-5 of the results' standard
-        deviation, where sums of products, added one by one, have 1e-6. With "highest" that is ruled out, for
-        float64 as well.
+        With "high", the default, convolutions may be computed by Winograd's minimal filtering, which needs
+        fewer multiplications, and rounds more: in float32 the largest error is some 1e-5 of the results'
+        standard deviation. With "highest" that is ruled out, for float64 as well.
 
     Raises
     ------

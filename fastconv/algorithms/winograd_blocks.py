@@ -22,6 +22,8 @@ from fastconv.threads import Prepared, task_count
 FEW_TILES = 4
 #: Then all tiles and all sums are kept at once, in no more bytes than these.
 FEW_BYTES = 16 << 20
+#: Otherwise, bytes of the inputs of a task's tiles.
+TASK_BYTES = 6 << 20
 #: With few tiles, bytes of their inputs that are multiplied with one panel after the other, from L2.
 INPUT_BYTES = 384 << 10
 #: Bytes of the sums that wait to be transformed.
@@ -85,7 +87,7 @@ class Blocks(NamedTuple):
 
 
 def _odd_lines(size: int) -> int:
-    """At least `size` bytes: an odd number of cache lines, as addresses that far apart fall on different sets."""
+    """At least `size` bytes: an odd number of cache lines, so that what is so far apart does not share sets."""
     lines = -(-size // 64)
     return 64 * (lines + 1 - lines % 2)
 
@@ -110,6 +112,7 @@ def cut(tiling: Tiling, itemsize: int, tasks: int) -> Blocks:
     kept = points * vectors * lanes * itemsize * (channels + tiling.panels * ROWS)
     few = FEW_TILES * tiling.tiles <= conv.groups * conv.group_out or vectors < tasks <= tiling.panels
     few = few and kept <= FEW_BYTES
+    room = TASK_BYTES // (points * channels * lanes * itemsize)
     if few:
         tile_tasks, panel_tasks = 1, min(tasks, tiling.panels)
         block_tiles = vectors * lanes
@@ -119,7 +122,7 @@ def cut(tiling: Tiling, itemsize: int, tasks: int) -> Blocks:
     else:
         tile_tasks, panel_tasks = min(tasks, vectors), 1
         most = -(-vectors // tile_tasks)
-        block_tiles = -(-most // -(-most // VECTORS)) * lanes
+        block_tiles = -(-most // -(-most // max(1, min(VECTORS, room)))) * lanes
         block_channels = conv.group_in
         block_panels = max(1, SUM_BYTES // (ROWS * points * block_tiles * itemsize))
         block_panels = -(-conv.panels // -(-conv.panels // block_panels))
@@ -149,22 +152,24 @@ def cut(tiling: Tiling, itemsize: int, tasks: int) -> Blocks:
         (block_tiles // lanes + rows_of_tiles) * kernels.WRITE_FIELDS * 8,
     )
     *at, end = places(sizes)
-    return Blocks(
-        block_tiles,
-        block_channels,
-        block_panels,
-        tile_tasks,
-        panel_tasks,
-        few,
-        packed_point,
-        packed_panel,
-        input_point,
-        input_channel,
-        strip,
-        sum_row,
-        sum_panel,
-        *at,
-        _odd_lines(end),
+    return Blocks._make(
+        (
+            block_tiles,
+            block_channels,
+            block_panels,
+            tile_tasks,
+            panel_tasks,
+            few,
+            packed_point,
+            packed_panel,
+            input_point,
+            input_channel,
+            strip,
+            sum_row,
+            sum_panel,
+            *at,
+            _odd_lines(end),
+        )
     )
 
 
@@ -184,7 +189,7 @@ class Run(NamedTuple):
     #: bytes from the first cell of the array
     first_weight: int
     first_y: int
-    #: where in the workspace are the shared inputs, the transformed weight (if there is one), the tasks' scratch
+    #: where in the workspace are the shared inputs, the transformed weight (if kept), the tasks' scratch
     at_inputs: int
     at_packed: int
     at_scratch: int
@@ -215,7 +220,13 @@ class Run(NamedTuple):
         self.pack.run(0, address, 0, 0, packed, 0, workspace + self.at_scratch)
 
     def _convolve(
-        self, x: np.ndarray, weight: int, packed: int, bias: np.ndarray | None, out: np.ndarray, workspace: int
+        self,
+        x: np.ndarray,
+        weight: int,
+        packed: int,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        workspace: int,
     ) -> None:
         inputs, task_scratch = 0, workspace + self.at_scratch
         if self.transform is not None:

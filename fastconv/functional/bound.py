@@ -16,6 +16,7 @@ from fastconv.algorithms import ALGORITHMS, Algorithm
 from fastconv.algorithms.base import Bound
 from fastconv.arguments import canonical
 from fastconv.functional import run
+from fastconv.precision import get_float32_precision
 from fastconv.threads import get_num_threads
 
 _REALS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -63,6 +64,7 @@ def forward(
             layout,
             ALGORITHMS[algorithm],
             get_num_threads(),
+            get_float32_precision(),
         )
     except (TypeError, ValueError, KeyError):
         return None
@@ -88,8 +90,12 @@ def _bind(
     layout: Any,
     algorithm: Algorithm,
     threads: int,
+    precision: str,
 ) -> tuple[tuple[int, ...], Bound] | None:
-    """The shape of y, and what computes it with `threads` threads; None for what is not simple, or wrong."""
+    """The shape of y, and what computes it with `threads` threads; None for what is not simple, or wrong.
+
+    Which algorithm may do so depends on `precision`, too.
+    """
     shape = run.geometry("", rank, x_shape, weight_shape, stride, padding, dilation, groups, layout)
     if activation not in (None, "relu") or bias_shape not in (None, (shape.out_channels,)):
         return None

@@ -5,7 +5,7 @@ span = tile + 2. With the matrices of `fastconv.kernels.winograd_points`, for ev
 
     y[k, t] = A' [ sum over c of (G weight[k, c] G') * (B' x[c, t] B) ] A
 
-where * is cell by cell: so for each of the span^2 cells, called points here, there is one product of matrices.
+where * is cell by cell: so for each of the span^2 cells, called points, there is one product of matrices.
 
     x (c, rows)          strips (span^2, tiles)       inputs (span^2, c, tiles)
     +-----------+  B'd   +----------------+    dB     +----------------+ point 0
@@ -36,10 +36,10 @@ overwrites. A vector of tiles within one row of tiles is stored to y at once, ot
                         sums += packed x inputs             in registers
                 y <- sums, transformed                      after the last input channels
 
-Where there are many tiles, tasks share those, and the weights are transformed before, once. Where there are few,
-tasks share the output channels: the inputs are transformed before (`transform_input`), and each panel of weights
-right before the only time that it is used, so that the transformed weight, four times the weight, is never
-written to memory. The order of additions is that of the channels, whatever the blocks and tasks.
+Where there are many tiles, tasks share those, and the weights are transformed before, once. Where there are
+few, tasks share the output channels: the inputs are transformed before (`transform_input`), and each panel of
+weights right before the only time that it is used, so that the transformed weight, four times the weight, is
+never written to memory. The order of additions is that of the channels, whatever the blocks and tasks.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ from fastconv.kernels.winograd_transforms import (
 
 #: One record for the three kernels, of which each reads what it needs.
 WINOGRAD = record(
-    # addresses: of the weight or, from `packed` on, the transformed one; bias may be 0; `inputs` is 0 where each
-    # task transforms its own
+    # addresses: of the weight or, from `packed` on, the transformed one; bias may be 0; `inputs` is 0 where
+    # each task transforms its own
     "x weight bias y packed inputs scratch "
     "scratch_bytes relu "
     # strides in elements; the last axis of x and the planes of y are contiguous
     "x_n x_c x_z x_y y_n y_k "
     "images groups group_in group_out depth height width out_height out_width pad_y pad_x tiles_y tiles_x "
-    # of the weight: elements from group to group, row to row, channel to channel; whether the taps of one channel
-    # follow those of another, and whether they are in reverse order
+    # of the weight: elements from group to group, row to row, channel to channel; whether the taps of one
+    # channel follow those of another, and whether they are in reverse order
     "group_stride row_stride channel_stride plain flipped "
     # bytes from point to point, and of `packed` from panel to panel
     "packed_point packed_panel input_point input_channel strip sum_row sum_panel "
@@ -84,7 +84,8 @@ WINOGRAD = record(
 #: Entries of the table of pieces that are read: place in the block of tiles, element of x, first row, and
 #: the columns [low, high) of the piece that exist.
 READ_FIELDS = 5
-#: Entries of the table of pieces that are written: place in the block of tiles, tiles, element of y, rows, columns.
+#: Entries of the table of pieces that are written: place in the block of tiles, tiles, element of y, rows,
+#: columns.
 WRITE_FIELDS = 5
 #: Input channels whose taps are transposed at once, to stay in L1.
 TAP_CHANNELS = 32
@@ -92,7 +93,7 @@ TAP_CHANNELS = 32
 
 @inlined
 def transform_panel(p, group, panel, c0, count, taps, target, form, zero):
-    """The weights of a panel of output channels and `count` input channels from c0 on, to target[point][c]."""
+    """The weights of a panel and `count` input channels from c0 on, transformed, to target[point][c]."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
     cells = TAPS * TAPS
     rows = min(ROWS, p.group_out - panel * ROWS)
@@ -318,9 +319,7 @@ def _forward(tile: int) -> Kernel:
                     inputs = scratch + p.at_inputs
                     for c in range(channels):
                         x, target = p.x + c * p.x_c * size, inputs + c * p.input_channel
-                        transform_channel(
-                            p, x, scratch, reads, read_count, block_vectors, target, form, zero
-                        )
+                        transform_channel(p, x, scratch, reads, read_count, block_vectors, target, form, zero)
 
                 for c0 in range(0, p.group_in, p.block_channels):
                     depth = min(p.block_channels, p.group_in - c0)
@@ -336,9 +335,7 @@ def _forward(tile: int) -> Kernel:
                             weights, taps = scratch + p.at_packed, scratch + p.at_taps
                             for i in range(some):
                                 target = weights + i * p.packed_panel
-                                transform_panel(
-                                    p, group, row_panel + i, c0, depth, taps, target, form, zero
-                                )
+                                transform_panel(p, group, row_panel + i, c0, depth, taps, target, form, zero)
                         else:
                             weights = p.packed + panel * p.packed_panel + c0 * ROWS * size
                         first_input = inputs + (group * p.group_in + c0) * p.input_channel

@@ -16,9 +16,10 @@ and for infinity the coefficient of the highest power. In two dimensions each is
 F(4 x 4, 3 x 3) has 36 products where the definition has 144.
 
 The points decide how large the numbers become in between, and so the rounding errors. Zero, plus and minus
-1/sqrt(2), plus and minus sqrt(2) are symmetric about zero, which halves the additions, and closed under 1/p, which
-keeps numbers of one size: the largest errors are a quarter to a fifth of those with 0, +-1, +-2, which every
-textbook has (measured on layers of 64 to 512 channels). Everything is exact up to the last step, rounding to float64.
+1/sqrt(2), plus and minus sqrt(2) are symmetric about zero, which halves the additions, and closed under 1/p,
+which keeps numbers of one size: the largest errors are a quarter to a fifth of those with 0, +-1, +-2, which
+every textbook has (measured on layers of 64 to 512 channels). Everything is exact up to the last step, the
+rounding to float64.
 """
 
 from __future__ import annotations

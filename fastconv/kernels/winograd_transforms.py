@@ -89,7 +89,9 @@ class _Code:
 
     def moved(self, address: Any, step: Any, times: int) -> Any:
         """The address `times` steps on."""
-        return self.builder.add(address, self.builder.mul(step, ir.Constant(_WORD, times))) if times else address
+        return (
+            self.builder.add(address, self.builder.mul(step, ir.Constant(_WORD, times))) if times else address
+        )
 
     def _pointer(self, address: Any, kind: ir.Type) -> Any:
         return self.builder.inttoptr(address, kind.as_pointer())
@@ -235,8 +237,8 @@ def split_rows(
 ) -> Any:
     """B' d of tiles beside each other, for the columns of each.
 
-    `source` is where the first cell of the first row would be, `row_bytes` apart the rows. Row `first_row` + a
-    exists if in [0, height), and of it the cells [low, high) from `source` on: nothing else is read, and
+    `source` is where the first cell of the first row would be, `row_bytes` apart the rows. Row `first_row` +
+    a exists if in [0, height), and of it the cells [low, high) from `source` on: nothing else is read, and
     counts as zero. `zeros` is memory of as many cells. Strip a * span + b, of those `strip_bytes` apart from
     `target` on, gets the cell (a, b) of tile after tile.
     """
