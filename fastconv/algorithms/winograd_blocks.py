@@ -87,7 +87,7 @@ class Blocks(NamedTuple):
 
 
 def _odd_lines(size: int) -> int:
-    """At least `size` bytes: an odd number of cache lines, so that what is so far apart does not share sets."""
+    """At least `size` bytes: an odd number of cache lines, so that what is that far apart shares no sets."""
     lines = -(-size // 64)
     return 64 * (lines + 1 - lines % 2)
 
