@@ -15,8 +15,9 @@ def set_float32_precision(precision: Any) -> None:
     ----------
     precision : "high" or "highest"
         With "high", the default, convolutions may be computed by Winograd's minimal filtering, which needs
-        fewer multiplications, and rounds more: in float32 the largest error is some 1e-5 of the results'
-        standard deviation. With "highest" that is ruled out, for float64 as well.
+        fewer multiplications. Its errors come from all cells of a tile, so that a small result next to large
+        ones is less exact, and an infinite one may make NaN of others. With "highest" that is ruled out, for
+        float64 as well.
 
     Raises
     ------

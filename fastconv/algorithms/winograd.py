@@ -73,7 +73,7 @@ class Winograd(Algorithm):
         if DISABLED:
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
         if get_float32_precision() == "highest":
-            return 'it rounds more than set_float32_precision("highest") allows'
+            return 'set_float32_precision("highest") rules it out'
         if op == "weight_grad":
             return "its tiles are made for kernels of 3 x 3 cells, and here grad_output is the kernel"
         if shape.layout != "NCHW":
