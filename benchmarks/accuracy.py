@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it finds only its own folder
 
 import fastconv
-from benchmarks import numpy_ops, peers
+from benchmarks import numpy_ops, peers, race
 from benchmarks.layers import ConvLayer, conv_data
 from benchmarks.table import NOT_MEASURED, Row, aligned
 
@@ -49,7 +49,8 @@ def errors(op: str, layer: ConvLayer, dtype: Any) -> tuple[dict[str, tuple[float
         if name == "torch channels_last":  # the same numbers in another order
             continue
         with contender.context():
-            error = np.asarray(contender.logical(contender.call())).astype(exact) - expected
+            (got,) = race.as_arrays(contender.logical(contender.call()))
+        error = got.astype(exact) - expected
         error /= np.std(expected)
         result[name] = float(abs(error).max()), float(np.sqrt(np.square(error).mean()))
     return result, left_out

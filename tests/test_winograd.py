@@ -252,12 +252,26 @@ def test_prepacked_weight(tile: int, groups: int) -> None:
     tiling = Tiling(forward_convolution(shape), tile)
     y = np.empty((2, 3, 22, 21, 30), np.float32)
     winograd_blocks.prepare(tiling, FLOAT32, False, 2).run(x, weight, None, y[0])
-    run = winograd_blocks.prepare(tiling, FLOAT32, False, 2, True)
-    assert not run.fused
-    memory = np.empty(winograd_blocks.packed_bytes(tiling, 4), np.uint8)
-    run.pack_weight(weight, address_of(memory))
-    run.run_packed(x, address_of(memory), None, y[1])
+    packing = tiling.packing(FLOAT32)
+    memory = np.empty(packing.size, np.uint8)
+    packing.pack(weight, address_of(memory))
+    winograd_blocks.prepare(tiling, FLOAT32, False, 2, True).run_packed(x, memory, None, y[1])
     assert_same_bits(y[0], y[1])
+
+
+@compiled
+def test_prepack_for_any_batch() -> None:
+    """Of few tiles, or of others than it was made for, a convolution takes the weight itself."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 64, 14, 14)).astype(np.float32)
+    weight = rng.standard_normal((128, 64, 3, 3)).astype(np.float32)
+    for batch in (1, 9):
+        packed = fastconv.prepack(weight, x_shape=(batch, 64, 14, 14), padding=1)
+        assert packed.algorithm == "winograd"
+        assert (packed.form is None) == (batch == 1)
+        for images in (1, 2, 9):
+            y = fastconv.conv2d(x[:images], packed, padding=1)
+            assert_same_bits(y, fastconv.conv2d(x[:images], weight, padding=1))
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -281,16 +295,15 @@ LAYERS = [
 def test_scratch_is_bounded(layer: tuple[int, ...], dtype: str) -> None:
     n, c, h, k = layer
     shape = conv_shape("conv2d", 2, (n, c, h, h), (k, c, 3, 3), 1, 1, 1, 1, "NCHW")
-    itemsize = np.dtype(dtype).itemsize
     for conv in (forward_convolution(shape), *input_grad_convolutions(shape)):
         for tile in (2, 4):
             tiling = Tiling(conv, tile)
             with fastconv.num_threads(1):
                 run = winograd_blocks.prepare(tiling, np.dtype(dtype), False, 1)
-            packed = 0 if run.fused else winograd_blocks.packed_bytes(tiling, itemsize)
+            packed = 0 if run.pack is None else tiling.packing(np.dtype(dtype)).size
             assert packed < run.workspace_bytes <= packed + (17 << 20)
             for tasks in (1, 2, 16):
-                blocks = winograd_blocks.cut(tiling, itemsize, tasks)
+                blocks = winograd_blocks.cut(tiling, np.dtype(dtype), tasks)
                 assert blocks.scratch_bytes <= 10 << 20
                 assert blocks.tile_tasks * blocks.panel_tasks <= tasks
 

@@ -11,7 +11,7 @@ from fastconv.algorithms import winograd_blocks
 from fastconv.algorithms.base import Algorithm, Bound
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
-from fastconv.algorithms.winograd_blocks import Tiling, prepare, tasks_of
+from fastconv.algorithms.winograd_blocks import Points, Tiling, prepare, tasks_of
 from fastconv.jit import DISABLED
 from fastconv.kernels.microkernel import ROWS
 from fastconv.kernels.simd import LANES
@@ -85,7 +85,7 @@ class Winograd(Algorithm):
         if shape.pad_before[0] or shape.pad_after[0]:
             return "it pads height and width only"
         if not _is_empty(shape):
-            blocks = winograd_blocks.cut(tiling_of(shape, dtype, op), dtype.itemsize, get_num_threads())
+            blocks = winograd_blocks.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
             if blocks.scratch_bytes > SCRATCH_BYTES:
                 return f"so many channels need more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
@@ -120,7 +120,7 @@ class Winograd(Algorithm):
             return {}
         tiling = tiling_of(shape, dtype, op)
         tile = tiling.tile
-        cut = winograd_blocks.cut(tiling, dtype.itemsize, tasks_of(tiling))
+        cut = winograd_blocks.cut(tiling, dtype, tasks_of(tiling))
         lanes = LANES[8 * dtype.itemsize]
         return {
             "tile": f"F({tile} x {tile}, 3 x 3): {tiling.points} products for {tile**2} x 9",
@@ -129,7 +129,7 @@ class Winograd(Algorithm):
             f"{cut.block_panels * ROWS} output channels",
             "tasks": f"{cut.tile_tasks} over tiles x {cut.panel_tasks} over output channels",
             "weight": f"transformed {'panel by panel, when used' if cut.fused else 'before'}, "
-            f"{winograd_blocks.packed_bytes(tiling, dtype.itemsize):,} bytes in all",
+            f"{tiling.packing(dtype).size:,} bytes in all",
         }
 
     def forward(
@@ -143,9 +143,17 @@ class Winograd(Algorithm):
     ) -> None:
         self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
-    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound:
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Points | None:
         tiling = tiling_of(shape, dtype, "forward")
-        return prepare(tiling, dtype, relu, tasks_of(tiling)).run
+        fused = winograd_blocks.cut(tiling, dtype, tasks_of(tiling)).fused
+        return None if fused else tiling.packing(dtype)
+
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound:
+        tiling = tiling_of(shape, dtype, "forward")
+        run = prepare(tiling, dtype, relu, tasks_of(tiling), packed)
+        return run.run_packed if packed else run.run
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.implicit_gemm import Convolution
+from fastconv.algorithms.implicit_gemm import Convolution, Weights
 from fastconv.algorithms.workspace import places, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import winograd as kernels
@@ -28,6 +28,93 @@ TASK_BYTES = 6 << 20
 INPUT_BYTES = 384 << 10
 #: Bytes of the sums that wait to be transformed.
 SUM_BYTES = 256 << 10
+
+
+class Points(NamedTuple):
+    """A weight transformed for tiles of `tile` x `tile` cells; a `Packing`."""
+
+    dtype: np.dtype
+    tile: int
+    groups: int
+    group_in: int
+    group_out: int
+    weights: Weights
+
+    @property
+    def panels(self) -> int:
+        """Panels of output channels, of all groups."""
+        return self.groups * -(-self.group_out // ROWS)
+
+    @property
+    def panel_bytes(self) -> int:
+        """Of a point."""
+        return self.group_in * ROWS * self.dtype.itemsize
+
+    @property
+    def point_bytes(self) -> int:
+        return _odd_lines(self.panels * self.panel_bytes)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return (self.tile + TAPS - 1) ** 2 * self.point_bytes
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the taps are in reverse order."""
+        return self.weights.tap[2] < 0
+
+    @property
+    def first(self) -> int:
+        """Bytes from the first cell of the array to that which comes first in memory of those used."""
+        first = self.weights.first_tap - (TAPS * TAPS - 1 if self.flipped else 0)
+        return first * self.dtype.itemsize
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """The fields of a record that say where the weight's cells are."""
+        weights = self.weights
+        return {
+            "group_stride": weights.group,
+            "row_stride": weights.row,
+            "channel_stride": weights.channel,
+            "plain": int(weights.channel == TAPS * TAPS),
+            "flipped": int(self.flipped),
+        }
+
+    def pack(self, weight: np.ndarray, packed: int) -> None:
+        """Write the transformed weight to an address."""
+        prepared = _prepare_pack(self, self.tasks)
+        prepared.run(address_of(weight) + self.first, packed, scratch(self.tasks * taps_bytes(self.dtype)))
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that the work is worth."""
+        return task_count(self.size // self.dtype.itemsize, self.panels)
+
+
+def taps_bytes(dtype: np.dtype) -> int:
+    """Scratch memory for the taps of some channels."""
+    return _odd_lines(
+        (kernels.TAP_CHANNELS * TAPS * TAPS + LANES[8 * dtype.itemsize]) * ROWS * dtype.itemsize
+    )
+
+
+@lru_cache(maxsize=4096)
+def _prepare_pack(points: Points, tasks: int) -> Prepared:
+    return Prepared(
+        kernels.PACK_WEIGHT[points.tile],
+        points.dtype,
+        tasks,
+        "weight packed scratch",
+        scratch_bytes=taps_bytes(points.dtype),
+        groups=points.groups,
+        group_in=points.group_in,
+        group_out=points.group_out,
+        packed_point=points.point_bytes,
+        packed_panel=points.panel_bytes,
+        **points.layout,
+    )
 
 
 class Tiling(NamedTuple):
@@ -54,6 +141,11 @@ class Tiling(NamedTuple):
     def panels(self) -> int:
         """Panels of output channels, of all groups."""
         return self.conv.groups * self.conv.panels
+
+    def packing(self, dtype: np.dtype) -> Points:
+        """The form of the transformed weight."""
+        conv = self.conv
+        return Points(dtype, self.tile, conv.groups, conv.group_in, conv.group_out, conv.weights)
 
 
 class Blocks(NamedTuple):
@@ -92,21 +184,11 @@ def _odd_lines(size: int) -> int:
     return 64 * (lines + 1 - lines % 2)
 
 
-def packed_strides(tiling: Tiling, itemsize: int) -> tuple[int, int]:
-    """Bytes of the whole transformed weight from point to point, and from panel to panel."""
-    panel = tiling.conv.group_in * ROWS * itemsize
-    return _odd_lines(tiling.panels * panel), panel
-
-
-def packed_bytes(tiling: Tiling, itemsize: int) -> int:
-    """Bytes of the whole transformed weight."""
-    return tiling.points * packed_strides(tiling, itemsize)[0]
-
-
 @lru_cache(maxsize=4096)
-def cut(tiling: Tiling, itemsize: int, tasks: int) -> Blocks:
+def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     """Sizes of the blocks of a convolution in `tasks` tasks."""
-    conv, points, lanes = tiling.conv, tiling.points, LANES[8 * itemsize]
+    conv, points, itemsize = tiling.conv, tiling.points, dtype.itemsize
+    lanes = LANES[8 * itemsize]
     channels = conv.groups * conv.group_in
     vectors = -(-tiling.tiles // lanes)
     kept = points * vectors * lanes * itemsize * (channels + tiling.panels * ROWS)
@@ -127,7 +209,8 @@ def cut(tiling: Tiling, itemsize: int, tasks: int) -> Blocks:
         block_panels = max(1, SUM_BYTES // (ROWS * points * block_tiles * itemsize))
         block_panels = -(-conv.panels // -(-conv.panels // block_panels))
 
-    packed_point, packed_panel = packed_strides(tiling, itemsize)
+    packing = tiling.packing(dtype)
+    packed_point, packed_panel = packing.point_bytes, packing.panel_bytes
     if few:
         packed_panel = block_channels * ROWS * itemsize
         packed_point = _odd_lines(block_panels * packed_panel)
@@ -143,7 +226,7 @@ def cut(tiling: Tiling, itemsize: int, tasks: int) -> Blocks:
         cells_of_piece(lanes) * itemsize,
         points * strip,
         0 if few else points * input_point,
-        (kernels.TAP_CHANNELS * TAPS * TAPS + lanes) * ROWS * itemsize,
+        taps_bytes(dtype) if few else 0,
         points * packed_point if few else 0,
         waiting * sum_panel + 64,  # and a real that stands for no bias, before the results
         ROWS * tiling.tile**2 * lanes * itemsize,
@@ -181,15 +264,15 @@ def tasks_of(tiling: Tiling) -> int:
 class Run(NamedTuple):
     """The kernels, ready to be run, and the workspace that they need."""
 
-    pack: Prepared
-    #: None where each task transforms its own
+    #: transforms the weight; None where it is transformed when used
+    pack: Prepared | None
+    #: transforms the inputs; None where each task does so itself
     transform: Prepared | None
     forward: Prepared
-    fused: bool
     #: bytes from the first cell of the array
     first_weight: int
     first_y: int
-    #: where in the workspace are the shared inputs, the transformed weight (if kept), the tasks' scratch
+    #: where in the workspace are the shared inputs, the transformed weight, the tasks' scratch
     at_inputs: int
     at_packed: int
     at_scratch: int
@@ -198,26 +281,14 @@ class Run(NamedTuple):
     def run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
         """out = conv(x, weight) + bias; only the arrays' memory matters, not their shapes."""
         workspace = scratch(self.workspace_bytes)
-        packed = workspace + self.at_packed
-        if not self.fused:
-            self._pack(weight, packed, workspace)
-        self._convolve(x, address_of(weight), packed, bias, out, workspace)
+        weight_at, packed = address_of(weight) + self.first_weight, workspace + self.at_packed
+        if self.pack is not None:
+            self.pack.run(weight_at, packed, workspace + self.at_scratch)
+        self._convolve(x, weight_at, packed, bias, out, workspace)
 
-    def pack_weight(self, weight: np.ndarray, packed: int) -> None:
-        """Transform the weight into memory of `packed_bytes` bytes at `packed`."""
-        self._pack(weight, packed, scratch(self.workspace_bytes))
-
-    def run_packed(self, x: np.ndarray, packed: int, bias: np.ndarray | None, out: np.ndarray) -> None:
-        """`run` with a weight that `pack_weight` has transformed, for a Run that was prepared so.
-
-        Not where `fused`: few tiles take longer to wait for the transformed weight than to transform it. With
-        512 channels of 14 x 14 cells that is 4.4 ms instead of 2.5.
-        """
-        self._convolve(x, 0, packed, bias, out, scratch(self.workspace_bytes))
-
-    def _pack(self, weight: np.ndarray, packed: int, workspace: int) -> None:
-        address = address_of(weight) + self.first_weight
-        self.pack.run(0, address, 0, 0, packed, 0, workspace + self.at_scratch)
+    def run_packed(self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """`run` with the bytes of a transformed weight."""
+        self._convolve(x, 0, address_of(packed), bias, out, scratch(self.workspace_bytes))
 
     def _convolve(
         self,
@@ -234,7 +305,7 @@ class Run(NamedTuple):
             self.transform.run(address_of(x), 0, 0, 0, 0, inputs, task_scratch)
         self.forward.run(
             address_of(x),
-            weight + self.first_weight,
+            weight,
             0 if bias is None else address_of(bias),
             address_of(out) + self.first_y,
             packed,
@@ -244,16 +315,20 @@ class Run(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, prepacked: bool = False) -> Run:
-    """Whatever does not depend on the arrays."""
-    conv, itemsize = tiling.conv, dtype.itemsize
-    blocks = cut(tiling, itemsize, tasks)
+def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: bool = False) -> Run:
+    """Whatever does not depend on the arrays; with `packed` for `Run.run_packed`, else for `Run.run`.
+
+    There is no transformed weight with few tiles, which take longer to wait for it than to transform the
+    weight itself: with 512 channels of 14 x 14 cells 4.4 ms instead of 2.5.
+    """
+    conv, tile = tiling.conv, tiling.tile
+    blocks, packing = cut(tiling, dtype, tasks), tiling.packing(dtype)
+    assert not (packed and blocks.fused)
     depth, height, width = conv.input
     plane = height * width
-    weights = conv.weights
-    flipped = weights.tap[2] < 0
     params = dict(
         blocks._asdict(),
+        **packing.layout,
         fused=int(blocks.fused),
         relu=int(relu),
         x_n=conv.groups * conv.group_in * depth * plane,
@@ -275,34 +350,31 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, prepacked: 
         pad_x=conv.pad[2],
         tiles_y=tiling.grid[0],
         tiles_x=tiling.grid[1],
-        group_stride=weights.group,
-        row_stride=weights.row,
-        channel_stride=weights.channel,
-        plain=int(weights.channel == TAPS * TAPS),
-        flipped=int(flipped),
     )
     addresses = "x weight bias y packed inputs scratch"
-    tile, channels = tiling.tile, conv.groups * conv.group_in
-    packing = task_count(packed_bytes(tiling, itemsize) // itemsize, tiling.panels)
-    transforming = task_count(tiling.points * channels * tiling.tiles, channels)
+    pack = transform = None
+    inputs_bytes = packed_bytes = pack_bytes = 0
     computing = blocks.tile_tasks * blocks.panel_tasks
-    packed_params = dict(
-        params, **dict(zip(("packed_point", "packed_panel"), packed_strides(tiling, itemsize), strict=True))
-    )
-    inputs = tiling.points * blocks.input_point if blocks.fused else 0
-    packed = 0 if blocks.fused or prepacked else packed_bytes(tiling, itemsize)
+    if blocks.fused:
+        channels = conv.groups * conv.group_in
+        transforming = task_count(tiling.points * channels * tiling.tiles, channels)
+        transform = Prepared(kernels.TRANSFORM_INPUT[tile], dtype, transforming, addresses, **params)
+        inputs_bytes = tiling.points * blocks.input_point
+        computing_bytes = max(computing, transforming) * blocks.scratch_bytes
+    else:
+        computing_bytes = computing * blocks.scratch_bytes
+        if not packed:
+            pack = _prepare_pack(packing, packing.tasks)
+            packed_bytes, pack_bytes = packing.size, packing.tasks * taps_bytes(dtype)
     at_inputs, at_packed, at_scratch, end = places(
-        [inputs, packed, max(packing, transforming, computing) * blocks.scratch_bytes]
+        [inputs_bytes, packed_bytes, max(computing_bytes, pack_bytes)]
     )
     return Run(
-        Prepared(kernels.PACK_WEIGHT[tile], dtype, packing, addresses, **packed_params),
-        Prepared(kernels.TRANSFORM_INPUT[tile], dtype, transforming, addresses, **params)
-        if blocks.fused
-        else None,
+        pack,
+        transform,
         Prepared(kernels.FORWARD[tile], dtype, computing, addresses, **params),
-        blocks.fused,
-        (weights.first_tap - (TAPS * TAPS - 1 if flipped else 0)) * itemsize,
-        conv.y.first * itemsize,
+        packing.first,
+        conv.y.first * dtype.itemsize,
         at_inputs,
         at_packed,
         at_scratch,

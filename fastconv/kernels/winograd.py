@@ -61,7 +61,15 @@ from fastconv.kernels.winograd_transforms import (
     transform_taps,
 )
 
-#: One record for the three kernels, of which each reads what it needs.
+#: Of a weight, strides in elements from group to group, row to row, channel to channel; `plain` says that the
+#: taps of one channel follow those of another, `flipped` that they are in reverse order. Of the transformed
+#: one, bytes from point to point and from panel to panel.
+PACK = record(
+    "weight packed scratch scratch_bytes groups group_in group_out "
+    "group_stride row_stride channel_stride plain flipped packed_point packed_panel"
+)
+
+#: One record for both other kernels.
 WINOGRAD = record(
     # addresses: of the weight or, from `packed` on, the transformed one; bias may be 0; `inputs` is 0 where
     # each task transforms its own
@@ -70,11 +78,10 @@ WINOGRAD = record(
     # strides in elements; the last axis of x and the planes of y are contiguous
     "x_n x_c x_z x_y y_n y_k "
     "images groups group_in group_out depth height width out_height out_width pad_y pad_x tiles_y tiles_x "
-    # of the weight: elements from group to group, row to row, channel to channel; whether the taps of one
-    # channel follow those of another, and whether they are in reverse order
-    "group_stride row_stride channel_stride plain flipped "
-    # bytes from point to point, and of `packed` from panel to panel
-    "packed_point packed_panel input_point input_channel strip sum_row sum_panel "
+    # of the weight, as in PACK
+    "group_stride row_stride channel_stride plain flipped packed_point packed_panel "
+    # bytes from point to point, channel to channel, and so on
+    "input_point input_channel strip sum_row sum_panel "
     # blocks, and over how many tasks tiles and panels are split; `fused`: weights are transformed when needed
     "block_tiles block_channels block_panels tile_tasks panel_tasks fused "
     # parts of a task's scratch, bytes from its start
@@ -228,15 +235,15 @@ def store_panel(p, channel, rows, sums, results, writes, write_count, vectors, t
 
 
 def _pack_weight(tile: int) -> Kernel:
-    @kernel(WINOGRAD)
+    @kernel(PACK)
     def pack_weight(bits):
         """packed[point][panel][c][ROWS] = the transformed weights. A unit is a panel of a group."""
 
         def pack_weight(params, t, tasks):
-            p = fields(params, WINOGRAD)
+            p = fields(params, PACK)
             zero, form = simd.splat(0.0, bits), form_of(tile, bits)
             panels = (p.group_out + ROWS - 1) // ROWS
-            taps = p.scratch + t * p.scratch_bytes + p.at_taps
+            taps = p.scratch + t * p.scratch_bytes
             units = p.groups * panels
             for unit in range(t * units // tasks, (t + 1) * units // tasks):
                 group, panel = divmod(unit, panels)
