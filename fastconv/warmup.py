@@ -11,6 +11,7 @@ import numpy as np
 
 from fastconv import functional as F
 from fastconv import jit, threads
+from fastconv.kernels import winograd
 from fastconv.kernels.simd import REGISTER_BYTES
 from fastconv.version import __version__
 
@@ -22,6 +23,11 @@ def _conv(dtype: np.dtype) -> None:
     for stride in (1, 2):
         y = F.conv2d(x, weight, weight[:, 0, 0, 0], stride)
         F.conv2d_backward(y, x, weight, stride)
+    if not jit.DISABLED:
+        # which of them a convolution needs depends on its size
+        for kernels in (winograd.PACK_WEIGHT, winograd.TRANSFORM_INPUT, winograd.FORWARD):
+            for kernel in kernels.values():
+                assert kernel.task(dtype).address
 
 
 def _max_pool(dtype: np.dtype) -> None:
