@@ -115,6 +115,39 @@ def multiply_rows(
     return types.void(*[types.int64] * 7, vectors, like), codegen
 
 
+@intrinsic(prefer_literal=True)
+def multiply_dots(
+    typingctx: Any,
+    a_rows: Any,
+    b_rows: Any,
+    depth: Any,
+    c: Any,
+    c_row: Any,
+    start: Any,
+    vectors: Any,
+    like: Any,
+) -> Any:
+    """C tile = start + A x B', where the rows of both lie anywhere and the sums are left in their lanes.
+
+    `a_rows` and `b_rows` are tables of the addresses of ROWS and of `vectors` rows, in int64; `depth` counts
+    vectors of them, at least one. Each cell of C is a vector, whose lanes add up to the dot product.
+    `start` is ZERO or LOAD. Else as `multiply_tile`.
+    """
+    if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
+        return None
+    count = vectors.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a_rows, b_rows, depth, c, c_row, start = args[:6]
+        tile = _Tile(builder, like, count)
+        rows = tile.rows(c, c_row)
+        initial = tile.begin(rows, start)
+        tile.store(rows, tile.loop(_Dots(tile, a_rows, b_rows), depth, initial))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6, vectors, like), codegen
+
+
 class _Tile:
     """Writes the code of one tile."""
 
@@ -189,7 +222,7 @@ class _Tile:
                 phi.add_incoming(value, block)
         return initial
 
-    def loop(self, operands: _Panel | _Rows, depth: Any, initial: list[Any]) -> list[Any]:
+    def loop(self, operands: _Panel | _Rows | _Dots, depth: Any, initial: list[Any]) -> list[Any]:
         """The multiply-adds; the accumulators after the last."""
         builder = self.builder
         before = builder.block
@@ -259,3 +292,19 @@ class _Rows:
         columns = tile.vectors_at(panel)
         offset = tile.word_at(self.offsets, k)
         return [tile.broadcast(tile.builder.add(row, offset), 0) for row in self.a_rows], columns
+
+
+class _Dots:
+    """Operands of `multiply_dots`: vectors of both matrices, whose rows are found by tables."""
+
+    def __init__(self, tile: _Tile, a_rows: Any, b_rows: Any) -> None:
+        self.tile, self.panel = tile, tile.word(0)  # here the bytes from the first vector of every row
+        self.panel_step = tile.vector_bytes
+        self.a_rows = [tile.word_at(a_rows, tile.word(row)) for row in range(ROWS)]
+        self.b_rows = [tile.word_at(b_rows, tile.word(row)) for row in range(tile.vectors)]
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """The vectors number k of A's rows and of B's."""
+        tile = self.tile
+        rows = [tile.load(tile.builder.add(row, panel), 0) for row in self.a_rows]
+        return rows, [tile.load(tile.builder.add(row, panel), 0) for row in self.b_rows]
