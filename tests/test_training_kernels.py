@@ -134,8 +134,39 @@ def test_a_step_takes_what_is_not_contiguous() -> None:
     np.testing.assert_allclose(net.params["weight"], before - 0.5, atol=1e-6)
 
 
+@compiles
+@given(
+    st.tuples(*[st.integers(1, most) for most in (5, 9, 9, 40)]), st.sampled_from(["f4", "f8"]), st.booleans()
+)
+def test_batch_norm(shape: tuple[int, ...], dtype: str, relu: bool) -> None:
+    """Against NumPy's way, which serves channels-last arrays."""
+    if shape[0] * shape[2] * shape[3] < 2:
+        return
+    rng = np.random.default_rng(shape[3])
+    x = framed((rng.standard_normal(shape) * 3 + 50).astype(dtype))
+    grad = framed(rng.standard_normal(shape).astype(dtype))
+    results = []
+    for layout in ("NCHW", "NHWC"):
+        layer = nn.BatchNorm2d(shape[1], layout=layout, dtype=dtype)
+        layer.params["weight"][:] = np.linspace(-2, 3, shape[1])
+        layer.params["bias"][:] = np.linspace(-1, 1, shape[1])
+        net = nn.Sequential(layer, *([nn.ReLU()] * relu))
+        turned = (0, 1, 2, 3) if layout == "NCHW" else (0, 2, 3, 1)
+        back = np.argsort(turned)
+        y = net.forward(x.transpose(turned), training=True).transpose(back)
+        grad_x = net.backward(np.ascontiguousarray(grad.transpose(turned))).transpose(back)
+        rest = net.forward(x.transpose(turned)).transpose(back)
+        results.append([y, grad_x, rest, *net.grads.values(), *net.state_dict().values()])
+    if relu and ((results[0][0] > 0) != (results[1][0] > 0)).any():
+        return  # a value so near 0 that rounding decides
+    atol = 2e-4 if dtype == "f4" else 1e-11
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=atol, atol=atol * max(1, abs(theirs).max()))
+
+
 FENCED = """
 from unittest import mock
+from fastconv import nn
 from fastconv.algorithms import elementwise, products, updates
 from fastconv.functional.blocks import conv_block, conv_block_backward
 rng = np.random.default_rng(0)
@@ -154,6 +185,10 @@ for number in range(120):
             elementwise.where_positive(elementwise.relu(x), x)
             elementwise.dropout(x, elementwise.Choice(1, 2, 3))
             updates.update(updates.ADAM, [(x, draw(n, k), draw(n, k), draw(n, k))], (0.1,) * 7)
+            z = draw(3, 4, *rng.integers(1, 20, 2))
+            layer = nn.Sequential(nn.BatchNorm2d(4, dtype=dtype), nn.ReLU())
+            layer.forward(z, training=True)
+            layer.backward(draw(*z.shape))
             if number % 4 == 0:
                 c, k = rng.integers(1, 12, 2).tolist()
                 x, weight, pool = draw(9, c, *rng.integers(6, 40, 2)), draw(k, c, 3, 3), bool(number & 8)
