@@ -6,8 +6,8 @@ from math import floor
 
 from fastconv.jit import fields, kernel, reals, record
 
-#: `maps` has for each image the six numbers, in float64, that take a cell (y, x) of the result to a place in the
-#: source: y' = a y + b x + c, x' = d y + e x + f. `fill`, in float64, is what lies around the source.
+#: `maps` has for each image the six numbers, in float64, that take a cell (y, x) of the result to a place in
+#: the source: y' = a y + b x + c, x' = d y + e x + f. `fill`, in float64, is what lies around the source.
 WARP = record("x y maps fill images channels height width")
 
 
@@ -29,8 +29,8 @@ def warp(bits):
                     u = maps[m + 3] * i + maps[m + 4] * j + maps[m + 5]
                     # far outside, or no number at all: before anything is made an int of it
                     inside = -1 < v < height and -1 < u < width
-                    top = int(floor(v)) if inside else -2
-                    left = int(floor(u)) if inside else -2
+                    top = floor(v) if inside else -2
+                    left = floor(u) if inside else -2
                     down, right = v - top, u - left
                     for c in range(p.channels):
                         first = (n * p.channels + c) * plane
