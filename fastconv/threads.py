@@ -145,7 +145,8 @@ def _launch(task: int, record: int, tasks: int) -> None:
         start()
     # Numba would wake all its threads, also those that get no task. Its setting is the calling
     # thread's, and the user's own kernels obey it too: put it back.
-    allowed = numba.get_num_threads()
+    # It is no more than the most, and asking takes as long as a small convolution.
+    allowed = tasks if tasks >= numba.config.NUMBA_NUM_THREADS else numba.get_num_threads()
     with _turns:
         if allowed > tasks:
             numba.set_num_threads(tasks)

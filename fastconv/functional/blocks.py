@@ -12,7 +12,6 @@ import numpy as np
 
 from fastconv.algorithms import ALGORITHMS, Auto
 from fastconv.algorithms.direct import POOLED, RELU, convolve, gradients
-from fastconv.arguments import canonical
 from fastconv.functional import run
 from fastconv.functional.conv import ConvGrads, conv2d_backward
 from fastconv.shapes import ConvShape
@@ -28,7 +27,7 @@ def conv_block(
 ) -> tuple[np.ndarray, np.ndarray | None, ConvShape] | None:
     """max(conv2d(x), 0), and with `pool` its largest of each 2 x 2 cells.
 
-    `arguments` are stride, padding, dilation and groups.
+    `arguments` are stride, padding, dilation and groups, as `canonical` makes them.
 
     Returns
     -------
@@ -39,7 +38,7 @@ def conv_block(
     arrays = (x, weight) if bias is None else (x, weight, bias)
     if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
         return None
-    shape = _fast_shape(x.shape, weight.shape, x.dtype, canonical(arguments), pool)
+    shape = _fast_shape(x.shape, weight.shape, x.dtype, arguments, pool)
     if shape is None:
         return None
     _, height, width = shape.output

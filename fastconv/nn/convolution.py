@@ -199,6 +199,7 @@ class _Conv(_Convolution):
         self.padding_mode = padding_mode
         self._positional = (self.stride, padding, self.dilation, self.groups)
         self._keywords = {"padding_mode": padding_mode, "layout": layout}
+        self._block_arguments = canonical(self._positional)
 
     def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
         # a ReLU is free where the sums are still in registers; its own pass costs one over memory
@@ -271,7 +272,7 @@ class Conv2d(_Conv):
         weight, bias = self._params["weight"], self._params.get("bias")
         block = None
         if x.dtype == weight.dtype:
-            block = conv_block(x, weight, bias, self._positional, len(joined) == 3, training)
+            block = conv_block(x, weight, bias, self._block_arguments, len(joined) == 3, training)
         if block is None:
             return super()._forward_fused(followers, x, training)
         y, noted, shape = block
