@@ -16,7 +16,7 @@ def cross_entropy(pred: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarr
 
     pred (N, C) is not empty, labels (N,) are ints.
     """
-    pred = np.ascontiguousarray(pred, pred.dtype.newbyteorder("="))
+    pred = np.ascontiguousarray(pred)
     labels = np.ascontiguousarray(labels, np.int64)
     grad, mean, wrong = np.empty_like(pred), np.empty(1), np.full(1, np.iinfo(np.int64).max)
     _prepare(pred.dtype).run(*map(address_of, (pred, labels, grad, mean, wrong)), *pred.shape)

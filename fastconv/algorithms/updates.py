@@ -30,9 +30,9 @@ def update(rule: int, tensors: Sequence[Tensor], numbers: Sequence[float]) -> bo
         shape = tensor[0].shape
         for array in tensor:
             flags = array.flags
-            if array.dtype is not dtype or array.shape != shape or not (flags.c_contiguous and flags.aligned):
+            if array.dtype != dtype or array.shape != shape or not (flags.c_contiguous and flags.aligned):
                 return False
-    if dtype.byteorder not in "=|" or dtype.kind != "f" or dtype.itemsize not in (4, 8):
+    if not dtype.isnative or dtype.kind != "f" or dtype.itemsize not in (4, 8):
         return False
     blocks, prepared = _prepare(dtype, rule, tuple(tensor[0].size for tensor in tensors))
     table = np.zeros((len(tensors), kernels.TENSOR_FIELDS), np.int64)
