@@ -88,6 +88,19 @@ def max_pool(bits):
     return max_pool
 
 
+@inlined
+def scatter(x, plane, cells, y, indices, first, count, x_x, y_x):
+    """Add y's cells to those of a plane of x that `indices` name; whether one is beyond the plane."""
+    wrong = False
+    for cell in range(first, first + count * y_x, y_x):
+        place = indices[cell]
+        inside = 0 <= place < cells
+        wrong |= not inside
+        if inside:
+            x[plane + place * x_x] += y[cell]
+    return wrong
+
+
 @kernel(SCATTER)
 def max_pool_backward(bits):
     """grad_x (as x) = each cell of grad_output (as y) added to the cell that `indices` names.
@@ -99,27 +112,23 @@ def max_pool_backward(bits):
     def max_pool_backward(params, t, tasks):
         p = fields(params, SCATTER)
         x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
-        x_x, y_x, cells = p.x_x, p.y_x, p.cells
-        wrong = 0
+        cells, out_cells = p.cells, p.out_cells
+        wrong = False
         last = (t + 1) * p.planes // tasks
         for start in range(t * p.planes // tasks, last, p.chunk):
             stop = min(start + p.chunk, last)
-            if x_x == 1:
+            if p.x_x == 1:  # contiguous planes, one after the other
                 for cell in range(start * cells, stop * cells):
                     x[cell] = 0
+                for unit in range(start, stop):
+                    wrong |= scatter(x, unit * cells, cells, y, indices, unit * out_cells, out_cells, 1, 1)
+                continue
             for unit in range(start, stop):
                 n, c = divmod(unit, p.channels)
-                plane = n * p.x_n + c * p.x_c
-                source = n * p.y_n + c * p.y_c
-                if x_x != 1:
-                    for cell in range(cells):
-                        x[plane + cell * x_x] = 0
-                for cell in range(source, source + p.out_cells * y_x, y_x):
-                    place = indices[cell]
-                    if 0 <= place < cells:
-                        x[plane + place * x_x] += y[cell]
-                    else:
-                        wrong = 1
+                plane, source = n * p.x_n + c * p.x_c, n * p.y_n + c * p.y_c
+                for cell in range(cells):
+                    x[plane + cell * p.x_x] = 0
+                wrong |= scatter(x, plane, cells, y, indices, source, out_cells, p.x_x, p.y_x)
         ints(p.wrong)[t] = wrong
 
     return max_pool_backward

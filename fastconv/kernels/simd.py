@@ -198,6 +198,19 @@ def total(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Have the cache line at an address brought near; any address will do."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        read, nearest, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, nearest, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
 def store(typingctx: Any, address: Any, value: Any) -> Any:
     """A whole vector to memory."""
     if not isinstance(value, Vector):
