@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import ALGORITHMS, Auto
-from fastconv.algorithms.direct import POOLED, RELU, convolve, gradients
+from fastconv.algorithms.images import POOLED, RELU, convolve, gradients
 from fastconv.functional import run
 from fastconv.functional.conv import ConvGrads, conv2d_backward
 from fastconv.shapes import ConvShape
