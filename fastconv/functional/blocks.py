@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import ALGORITHMS, Auto
+from fastconv.algorithms.direct import LEAST_IMAGES
 from fastconv.algorithms.images import POOLED, RELU, convolve, gradients
 from fastconv.functional import run
 from fastconv.functional.conv import ConvGrads, conv2d_backward
@@ -76,7 +77,7 @@ def _fast_shape(
     # what the pooling saves pays for a convolution that is not the fastest
     if not pool and any(auto.choose(shape, dtype, op).algorithm is not direct for op in operations):
         return None
-    return shape if not pool or direct.drawback(shape, dtype, "backward") is None else None
+    return None if pool and (shape.is_pointwise or shape.batch < LEAST_IMAGES) else shape
 
 
 def conv_block_backward(
