@@ -33,7 +33,8 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         pytest.fail("wrong input reached a kernel")  # no Exception: `pytest.raises` does not catch it
 
-    monkeypatch.setattr(threads.Prepared, "run", unreachable)
+    for launcher in (threads.Prepared, threads.Both):
+        monkeypatch.setattr(launcher, "run", unreachable)
     launch = threads.launch
     for name, module in list(sys.modules.items()):
         if name.startswith("fastconv") and getattr(module, "launch", None) is launch:

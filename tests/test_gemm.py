@@ -175,10 +175,13 @@ def refusal(
 
 def test_refusals_say_why() -> None:
     assert refusal() == refusal("input_grad") == refusal("weight_grad", stride=2, padding=3) == ""
-    assert "channels-first" in refusal(layout="NHWC")
+    assert "channels-first" in refusal("weight_grad", layout="NHWC")
+    assert refusal(layout="NHWC") == refusal("input_grad", layout="NHWC") == ""
     assert "kernel this large" in refusal(kernel=400)
     with pytest.raises(ValueError, match="channels-first"):
-        fastconv.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 2)), layout="NHWC", algorithm="gemm")
+        fastconv.conv2d_weight_grad(
+            np.ones((1, 3, 3, 2)), np.ones((1, 5, 5, 2)), (3, 3, 2, 2), layout="NHWC", algorithm="gemm"
+        )
 
 
 def test_explain_tells_tiles_and_tasks() -> None:

@@ -3,7 +3,8 @@
 The forward pass is a `Convolution`. The input gradient is one for each phase of the stride: the cells of x
 that are a stride apart get their sums through the same kernel cells. Each phase is a convolution of
 grad_output of stride 1, by those kernel cells in reverse order and with the channels exchanged; its results
-are a stride apart. The weight gradient is a product of another kind: see `fastconv.kernels.weight_gradient`.
+are a stride apart. Both come in a channels-first and a channels-last kind. The weight gradient is a product
+of another kind: see `fastconv.kernels.weight_gradient`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,16 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import implicit_gemm, weight_gradient
-from fastconv.algorithms.base import Algorithm, Bound
+from fastconv.algorithms import channels_last, implicit_gemm, weight_gradient
+from fastconv.algorithms.base import Algorithm, Bound, Packing
 from fastconv.algorithms.implicit_gemm import (
     Convolution,
-    Panels,
     Pixels,
     Weights,
-    convolve,
     prepare,
     tasks_of,
 )
@@ -52,7 +51,15 @@ def _steps(size: Triple) -> Triple:
 @lru_cache(maxsize=1024)
 def forward_convolution(shape: ConvShape) -> Convolution:
     shape = as_row(shape)
-    row = shape.group_in * shape.taps
+    taps, cells = _steps(shape.kernel), _steps(shape.output)
+    if shape.layout == "NHWC":
+        k = shape.out_channels
+        weights = Weights(shape.group_out, 1, k, 0, _times(shape.group_in * k, taps))
+        y = Pixels(0, k * shape.pixels, 1, _times(k, cells))
+    else:
+        row = shape.group_in * shape.taps
+        weights = Weights(shape.group_out * row, row, shape.taps, 0, taps)
+        y = Pixels(0, shape.out_channels * shape.pixels, shape.pixels, cells)
     return Convolution(
         shape.batch,
         shape.groups,
@@ -64,9 +71,13 @@ def forward_convolution(shape: ConvShape) -> Convolution:
         shape.dilation,
         shape.pad_before,
         shape.output,
-        Weights(shape.group_out * row, row, shape.taps, 0, _steps(shape.kernel)),
-        Pixels(0, shape.out_channels * shape.pixels, shape.pixels, _steps(shape.output)),
+        weights,
+        y,
     )
+
+
+def _times(factor: int, steps: Triple) -> Triple:
+    return factor * steps[0], factor * steps[1], factor * steps[2]
 
 
 class _Phase(NamedTuple):
@@ -110,6 +121,13 @@ def input_grad_convolutions(shape: ConvShape) -> tuple[Convolution, ...]:
     )
     cells = shape.input[0] * shape.input[1] * shape.input[2]
     taps, steps = _steps(shape.kernel), _steps(shape.input)
+    if shape.layout == "NHWC":
+        c = shape.in_channels
+        taps, steps = _times(shape.group_in * shape.out_channels, taps), _times(c, steps)
+        group, row, channel, x_k = shape.group_out, shape.out_channels, 1, 1
+    else:
+        group = shape.group_out * shape.group_in * shape.taps
+        row, channel, x_k = shape.taps, shape.group_in * shape.taps, cells
     result = []
     for z, y, x in product(*axes):
         phases = (z, y, x)
@@ -126,16 +144,16 @@ def input_grad_convolutions(shape: ConvShape) -> tuple[Convolution, ...]:
                 (z.pad, y.pad, x.pad),
                 (z.cells, y.cells, x.cells),
                 Weights(
-                    shape.group_out * shape.group_in * shape.taps,
-                    shape.taps,
-                    shape.group_in * shape.taps,
+                    group,
+                    row,
+                    channel,
                     sum(p.last_tap * tap for p, tap in zip(phases, taps, strict=True)),
                     (-z.tap_step * taps[0], -y.tap_step * taps[1], -x.tap_step * taps[2]),
                 ),
                 Pixels(
                     sum(p.first * step for p, step in zip(phases, steps, strict=True)),
                     shape.in_channels * cells,
-                    cells,
+                    x_k,
                     (shape.stride[0] * steps[0], shape.stride[1] * steps[1], shape.stride[2] * steps[2]),
                 ),
             )
@@ -145,6 +163,11 @@ def input_grad_convolutions(shape: ConvShape) -> tuple[Convolution, ...]:
 
 def _convolutions(shape: ConvShape, op: str) -> tuple[Convolution, ...]:
     return (forward_convolution(shape),) if op == "forward" else input_grad_convolutions(shape)
+
+
+def _room(shape: ConvShape) -> Any:
+    """The module that computes a `Convolution` of arrays in the shape's layout."""
+    return channels_last if shape.layout == "NHWC" else implicit_gemm
 
 
 def _is_empty(shape: ConvShape) -> bool:
@@ -159,8 +182,8 @@ class Gemm(Algorithm):
     def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if DISABLED:
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
-        if shape.layout != "NCHW":
-            return "it reads channels-first arrays only"
+        if shape.layout == "NHWC" and op == "weight_grad":
+            return "its weight gradient reads channels-first arrays only"
         if not _is_empty(shape) and self._scratch_bytes(shape, dtype, op) > SCRATCH_BYTES:
             return f"a block of a kernel this large needs more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
@@ -175,16 +198,20 @@ class Gemm(Algorithm):
         """Most scratch memory that a task may need."""
         if op == "weight_grad":
             return weight_gradient.cut(as_row(shape), dtype.itemsize).scratch_bytes
-        cuts = (implicit_gemm.cut(conv, dtype.itemsize, 1) for conv in _convolutions(shape, op))
-        return max((blocks.scratch_bytes for blocks in cuts), default=0)
+        if shape.layout == "NHWC":
+            sizes = [channels_last.cut(conv, dtype, 1).scratch_bytes for conv in _convolutions(shape, op)]
+        else:
+            cuts = (implicit_gemm.cut(conv, dtype.itemsize, 1) for conv in _convolutions(shape, op))
+            sizes = [blocks.scratch_bytes for blocks in cuts]
+        return max(sizes, default=0)
 
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if _is_empty(shape):
             return 0
         if op == "weight_grad":
             return weight_gradient.workspace_bytes(as_row(shape), dtype)
-        sizes = (implicit_gemm.workspace_bytes(conv, dtype) for conv in _convolutions(shape, op))
-        return max(sizes, default=0)
+        room = _room(shape)
+        return max((room.workspace_bytes(conv, dtype) for conv in _convolutions(shape, op)), default=0)
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
         if _is_empty(shape):
@@ -203,8 +230,17 @@ class Gemm(Algorithm):
         if not convolutions:  # a gradient of nothing but cells that no window reads
             return {}
         conv = max(convolutions, key=lambda conv: conv.flops)
-        cut = implicit_gemm.cut(conv, dtype.itemsize, implicit_gemm.tasks_of(conv))
         phases = {"phases": f"{len(convolutions)} of the stride"} if len(convolutions) > 1 else {}
+        if shape.layout == "NHWC":
+            parts = channels_last.cut(conv, dtype, implicit_gemm.tasks_of(conv))
+            return {
+                "tile": f"{ROWS} pixels x {VECTORS * lanes} channels ({tile})",
+                "block": f"{parts.taps} kernel cells x {parts.channels} channels x {parts.tiles} tiles, "
+                "x found by a table",
+                "tasks": f"{parts.pixel_tasks} over pixels x {parts.panel_tasks} over output channels",
+                **phases,
+            }
+        cut = implicit_gemm.cut(conv, dtype.itemsize, implicit_gemm.tasks_of(conv))
         return {
             "tile": f"{ROWS} channels x {VECTORS * lanes} pixels ({tile})",
             "block": f"{cut.channels} channels x {conv.taps} cells x {cut.pixels} pixels, packed"
@@ -224,14 +260,19 @@ class Gemm(Algorithm):
     ) -> None:
         self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
-    def packing(self, shape: ConvShape, dtype: np.dtype) -> Panels:
-        return forward_convolution(shape).packing(dtype)
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing:
+        conv = forward_convolution(shape)
+        return channels_last.columns_of(conv, dtype) if shape.layout == "NHWC" else conv.packing(dtype)
 
     def bind(
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound:
         conv = forward_convolution(shape)
-        run = prepare(conv, dtype, has_bias, relu, tasks_of(conv), packed)
+        run: channels_last.Run | implicit_gemm.Run
+        if shape.layout == "NHWC":
+            run = channels_last.prepare(conv, dtype, relu, tasks_of(conv), packed)
+        else:
+            run = prepare(conv, dtype, has_bias, relu, tasks_of(conv), packed)
         return run.run_packed if packed else run.run
 
     def input_grad(
@@ -240,8 +281,9 @@ class Gemm(Algorithm):
         convolutions = input_grad_convolutions(shape)
         if sum(conv.pixels for conv in convolutions) < out[0, 0].size:
             out.fill(0)
+        room = _room(shape)
         for conv in convolutions:
-            convolve(grad_output, weight, out, conv)
+            room.convolve(grad_output, weight, out, conv)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
         weight_gradient.weight_gradient(grad_output, x, out, as_row(shape))

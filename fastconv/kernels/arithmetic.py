@@ -13,11 +13,11 @@ from fastconv.kernels.simd import (
     Vector,
     _binary,
     _call,
-    _first_lanes,
     _is,
     _scalar,
     _shuffle,
     _suffix,
+    first_lanes,
 )
 
 subtract = _binary("fsub")
@@ -107,7 +107,7 @@ def store_bytes(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         narrow = builder.trunc(args[1], _bytes(value))
         pointer = builder.inttoptr(args[0], narrow.type.as_pointer())
-        mask = _first_lanes(builder, args[2], value.lanes)
+        mask = first_lanes(builder, args[2], value.lanes)
         name = f"llvm.masked.store.v{value.lanes}i8.p0"
         _call(builder, name, ir.VoidType(), [narrow, pointer, ir.Constant(ir.IntType(32), 1), mask])
         return context.get_dummy_value()
@@ -124,7 +124,7 @@ def load_bytes(typingctx: Any, address: Any, count: Any, rest: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         narrow = builder.trunc(args[2], _bytes(rest))
         pointer = builder.inttoptr(args[0], narrow.type.as_pointer())
-        mask = _first_lanes(builder, args[1], rest.lanes)
+        mask = first_lanes(builder, args[1], rest.lanes)
         name = f"llvm.masked.load.v{rest.lanes}i8.p0"
         arguments = [pointer, ir.Constant(ir.IntType(32), 1), mask, narrow]
         return builder.zext(_call(builder, name, narrow.type, arguments), rest.llvm)

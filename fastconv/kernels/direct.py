@@ -20,6 +20,7 @@ from __future__ import annotations
 from fastconv.jit import fields, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.arithmetic import lane_sum
+from fastconv.kernels.dots import multiply_dots
 from fastconv.kernels.images import (
     clear,
     convolve_panel,
@@ -30,7 +31,7 @@ from fastconv.kernels.images import (
     table_of_shifts,
     unpool_pairs,
 )
-from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO, multiply_dots
+from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO
 from fastconv.kernels.simd import LANES
 
 FORWARD = record(

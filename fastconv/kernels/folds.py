@@ -18,11 +18,11 @@ from fastconv.kernels.simd import (
     _I32,
     Vector,
     _call,
-    _first_lanes,
     _is,
     _pointer,
     _shuffle,
     _suffix,
+    first_lanes,
 )
 
 _WORD = ir.IntType(64)
@@ -159,7 +159,7 @@ def _folder(combine: Callable[[Any, Any, Any], Any]) -> Any:
 
                 return whole
 
-            mask = _first_lanes(builder, width, neutral.lanes)
+            mask = first_lanes(builder, width, neutral.lanes)
             apart = builder.mul(stride, number(neutral.bits // 8))
             ways = [
                 (

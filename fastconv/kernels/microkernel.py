@@ -25,14 +25,22 @@ Fewer vectors (the tails of a row of panels) keep ROWS, so that A's panels have 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.simd import HAS_FMA, REGISTERS, Vector, splat_value
+from fastconv.kernels.simd import (
+    HAS_FMA,
+    REGISTERS,
+    Vector,
+    first_lanes,
+    masked_load,
+    masked_store,
+    splat_value,
+)
 
 #: Rows of a tile, for every dtype.
 ROWS = 8 if REGISTERS >= 32 else 4
@@ -72,7 +80,7 @@ def multiply_tile(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b, offsets, depth, c, c_row, start, bias, least = args[:9]
-        tile = _Tile(builder, like, count)
+        tile = Tile(builder, like, count)
         rows = tile.rows(c, c_row)
         initial = tile.begin(rows, start, bias)
         tile.store(rows, tile.loop(_Panel(tile, a, b, offsets), depth, initial), least)
@@ -106,7 +114,7 @@ def multiply_rows(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a_rows, offsets, b, depth, c, c_row, start = args[:7]
-        tile = _Tile(builder, like, count)
+        tile = Tile(builder, like, count)
         rows = tile.rows(c, c_row)
         initial = tile.begin(rows, start)
         tile.store(rows, tile.loop(_Rows(tile, a_rows, offsets, b), depth, initial))
@@ -116,43 +124,52 @@ def multiply_rows(
 
 
 @intrinsic(prefer_literal=True)
-def multiply_dots(
+def multiply_pixels(
     typingctx: Any,
     a_rows: Any,
-    b_rows: Any,
+    a_skip: Any,
+    taps: Any,
     depth: Any,
-    c: Any,
-    c_row: Any,
+    b: Any,
+    c_rows: Any,
+    c_skip: Any,
     start: Any,
+    bias: Any,
+    least: Any,
+    last: Any,
     vectors: Any,
     like: Any,
 ) -> Any:
-    """C tile = start + A x B', where the rows of both lie anywhere and the sums are left in their lanes.
+    """C tile = start + sum over taps of A x B panel, where A's and C's rows lie anywhere.
 
-    `a_rows` and `b_rows` are tables of the addresses of ROWS and of `vectors` rows, in int64; `depth` counts
-    vectors of them, at least one. Each cell of C is a vector, whose lanes add up to the dot product.
-    `start` is ZERO or LOAD. Else as `multiply_tile`.
+    `a_rows` is a table of the addresses of A's ROWS rows for each of `taps` taps, `c_rows` one of C's rows;
+    `a_skip` and `c_skip` bytes are added to them. A row is `depth` reals, one after the other. B's panel is
+    packed, `taps` x `depth` rows. `bias` is the address of a real per column. Of the last vector of a row
+    of C, and of bias, only `last` lanes are read and written. Else as `multiply_tile`.
     """
     if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
         return None
     count = vectors.literal_value
+    real = types.float32 if like.bits == 32 else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a_rows, b_rows, depth, c, c_row, start = args[:6]
-        tile = _Tile(builder, like, count)
-        rows = tile.rows(c, c_row)
-        initial = tile.begin(rows, start)
-        tile.store(rows, tile.loop(_Dots(tile, a_rows, b_rows), depth, initial))
+        a_rows, a_skip, taps, depth, b, c_rows, c_skip, start, bias, least, last = args[:11]
+        tile = Tile(builder, like, count, last)
+        rows = [builder.add(tile.word_at(c_rows, tile.word(row)), c_skip) for row in range(ROWS)]
+        initial = tile.begin(rows, start, bias, bias_per_row=False)
+        tile.store(rows, tile.loop_over_taps(a_rows, a_skip, taps, depth, b, initial), least)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6, vectors, like), codegen
+    arguments = [types.int64] * 9 + [real, types.int64, vectors, like]
+    return types.void(*arguments), codegen
 
 
-class _Tile:
-    """Writes the code of one tile."""
+class Tile:
+    """Writes the code of one tile; of whole vectors, or with the last one of each row cut to `last` lanes."""
 
-    def __init__(self, builder: Any, like: Vector, vectors: int) -> None:
+    def __init__(self, builder: Any, like: Vector, vectors: int, last: Any = None) -> None:
         self.builder, self.like, self.vectors = builder, like, vectors
+        self.mask = None if last is None else first_lanes(builder, last, like.lanes)
         self.cells = [(row, column) for row in range(ROWS) for column in range(vectors)]
         self.element_bytes = like.bits // 8
         self.vector_bytes = like.lanes * self.element_bytes
@@ -190,8 +207,22 @@ class _Tile:
         """The addresses of C's rows."""
         return [self.builder.add(c, self.builder.mul(c_row, self.word(row))) for row in range(ROWS)]
 
-    def begin(self, rows: list[Any], start: Any, bias: Any = None) -> list[Any]:
-        """The accumulators before the first multiply-add, by the kind of start; without `bias` not BIAS."""
+    def is_cut(self, column: int) -> bool:
+        return self.mask is not None and column == self.vectors - 1
+
+    def load_column(self, row: Any, column: int) -> Any:
+        """A vector of a row of C."""
+        if not self.is_cut(column):
+            return self.load(row, column * self.vector_bytes)
+        return masked_load(
+            self.builder, self.at(row, column * self.vector_bytes, self.like.llvm), self.mask, self.like
+        )
+
+    def begin(self, rows: list[Any], start: Any, bias: Any = None, bias_per_row: bool = True) -> list[Any]:
+        """The accumulators before the first multiply-add, by the kind of start; without `bias` not BIAS.
+
+        A bias is a real per row, or per column.
+        """
         builder = self.builder
         at_load = builder.append_basic_block("start.load")
         at_zero = builder.append_basic_block("start.zero")
@@ -201,7 +232,7 @@ class _Tile:
         starts = []
 
         builder.position_at_end(at_load)
-        loaded = [self.load(rows[row], column * self.vector_bytes) for row, column in self.cells]
+        loaded = [self.load_column(rows[row], column) for row, column in self.cells]
         builder.branch(ready)
         starts.append((at_load, loaded))
         builder.position_at_end(at_zero)
@@ -211,9 +242,12 @@ class _Tile:
             at_bias = builder.append_basic_block("start.bias")
             switch.add_case(self.word(BIAS), at_bias)
             builder.position_at_end(at_bias)
-            biases = [self.broadcast(bias, row * self.element_bytes) for row in range(ROWS)]
+            if bias_per_row:
+                biases = [self.broadcast(bias, row * self.element_bytes) for row in range(ROWS)]
+            else:
+                biases = [self.load_column(bias, column) for column in range(self.vectors)]
             builder.branch(ready)
-            starts.append((at_bias, [biases[row] for row, _ in self.cells]))
+            starts.append((at_bias, [biases[row if bias_per_row else column] for row, column in self.cells]))
 
         builder.position_at_end(ready)
         initial = [builder.phi(self.like.llvm) for _ in self.cells]
@@ -222,7 +256,42 @@ class _Tile:
                 phi.add_incoming(value, block)
         return initial
 
-    def loop(self, operands: _Panel | _Rows | _Dots, depth: Any, initial: list[Any]) -> list[Any]:
+    def loop_over_taps(
+        self, a_rows: Any, a_skip: Any, taps: Any, depth: Any, b: Any, initial: list[Any]
+    ) -> list[Any]:
+        """`loop` for each tap, with the rows of A that a table has for it."""
+        builder = self.builder
+        before = builder.block
+        body = builder.append_basic_block("tap")
+        after = builder.append_basic_block("taps")
+        step = builder.mul(depth, self.word(self.vectors * self.vector_bytes))
+        builder.branch(body)
+
+        builder.position_at_end(body)
+        tap = builder.phi(ir.IntType(64))
+        panel = builder.phi(ir.IntType(64))
+        sums = [builder.phi(self.like.llvm) for _ in self.cells]
+        first = builder.mul(tap, self.word(ROWS))
+        rows = [
+            builder.add(self.word_at(a_rows, builder.add(first, self.word(row))), a_skip)
+            for row in range(ROWS)
+        ]
+        totals = self.loop(_Pixels(self, rows, panel), depth, sums)
+
+        end = builder.block
+        next_tap = builder.add(tap, self.word(1))
+        for phi, start, following in (
+            (tap, self.word(0), next_tap),
+            (panel, b, builder.add(panel, step)),
+            *zip(sums, initial, totals, strict=True),
+        ):
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, end)
+        builder.cbranch(builder.icmp_signed("<", next_tap, taps), body, after)
+        builder.position_at_end(after)
+        return totals
+
+    def loop(self, operands: Operands, depth: Any, initial: list[Any]) -> list[Any]:
         """The multiply-adds; the accumulators after the last."""
         builder = self.builder
         before = builder.block
@@ -261,13 +330,27 @@ class _Tile:
             sums = [builder.select(builder.fcmp_ordered("<", s, bound), bound, s) for s in sums]
         for (row, column), total in zip(self.cells, sums, strict=True):
             place = self.at(rows[row], column * self.vector_bytes, self.like.llvm)
-            builder.store(total, place).align = self.element_bytes
+            if self.is_cut(column):
+                masked_store(builder, total, place, self.mask, self.like)
+            else:
+                builder.store(total, place).align = self.element_bytes
+
+
+class Operands(Protocol):
+    """What `Tile.loop` multiplies."""
+
+    #: what changes from step to step, and by how many bytes
+    panel: Any
+    panel_step: int
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """What to multiply in step k: a vector for each row of the tile, and one for each column."""
 
 
 class _Panel:
     """Operands of `multiply_tile`: A is a packed panel, B's rows are found by a table."""
 
-    def __init__(self, tile: _Tile, a: Any, b: Any, offsets: Any) -> None:
+    def __init__(self, tile: Tile, a: Any, b: Any, offsets: Any) -> None:
         self.tile, self.panel, self.b, self.offsets = tile, a, b, offsets
         self.panel_step = ROWS * tile.element_bytes
 
@@ -281,7 +364,7 @@ class _Panel:
 class _Rows:
     """Operands of `multiply_rows`: A's rows and columns are found by tables, B is a packed panel."""
 
-    def __init__(self, tile: _Tile, a_rows: Any, offsets: Any, b: Any) -> None:
+    def __init__(self, tile: Tile, a_rows: Any, offsets: Any, b: Any) -> None:
         self.tile, self.panel, self.offsets = tile, b, offsets
         self.panel_step = tile.vectors * tile.vector_bytes
         self.a_rows = [tile.word_at(a_rows, tile.word(row)) for row in range(ROWS)]
@@ -294,17 +377,16 @@ class _Rows:
         return [tile.broadcast(tile.builder.add(row, offset), 0) for row in self.a_rows], columns
 
 
-class _Dots:
-    """Operands of `multiply_dots`: vectors of both matrices, whose rows are found by tables."""
+class _Pixels:
+    """Operands of `multiply_pixels`: A's rows are contiguous, B is a packed panel."""
 
-    def __init__(self, tile: _Tile, a_rows: Any, b_rows: Any) -> None:
-        self.tile, self.panel = tile, tile.word(0)  # here the bytes from the first vector of every row
-        self.panel_step = tile.vector_bytes
-        self.a_rows = [tile.word_at(a_rows, tile.word(row)) for row in range(ROWS)]
-        self.b_rows = [tile.word_at(b_rows, tile.word(row)) for row in range(tile.vectors)]
+    def __init__(self, tile: Tile, rows: list[Any], b: Any) -> None:
+        self.tile, self.rows, self.panel = tile, rows, b
+        self.panel_step = tile.vectors * tile.vector_bytes
 
     def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
-        """The vectors number k of A's rows and of B's."""
+        """As `_Panel.read`."""
         tile = self.tile
-        rows = [tile.load(tile.builder.add(row, panel), 0) for row in self.a_rows]
-        return rows, [tile.load(tile.builder.add(row, panel), 0) for row in self.b_rows]
+        columns = tile.vectors_at(panel)
+        offset = tile.builder.mul(k, tile.word(tile.element_bytes))
+        return [tile.broadcast(tile.builder.add(row, offset), 0) for row in self.rows], columns

@@ -25,7 +25,8 @@ from math import inf
 from fastconv.jit import fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.arithmetic import lane_sum
-from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO, multiply_dots, multiply_tile
+from fastconv.kernels.dots import multiply_dots
+from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO, multiply_tile
 from fastconv.kernels.simd import LANES, put, take
 
 PRODUCT = record(

@@ -115,13 +115,28 @@ def _suffix(vector: Vector) -> str:
     return f"v{vector.lanes}{letter}{vector.bits}"
 
 
-def _first_lanes(builder: Any, count: Any, lanes: int) -> Any:
+def first_lanes(builder: Any, count: Any, lanes: int) -> Any:
     """The mask of the first `count` lanes."""
     ints = ir.VectorType(_I32, lanes)
     undefined = ir.Constant(ints, ir.Undefined)
     small = builder.insert_element(undefined, builder.trunc(count, _I32), ir.Constant(_I32, 0))
     counts = builder.shuffle_vector(small, undefined, ir.Constant(ints, [0] * lanes))
     return builder.icmp_signed("<", ir.Constant(ints, list(range(lanes))), counts)
+
+
+def masked_load(builder: Any, pointer: Any, mask: Any, vector: Vector, rest: Any = None) -> Any:
+    """LLVM code for the lanes of the mask from memory, the others from `rest`, or zeros."""
+    align = ir.Constant(_I32, vector.bits // 8)
+    others = ir.Constant(vector.llvm, None) if rest is None else rest
+    name = f"llvm.masked.load.{_suffix(vector)}.p0"
+    return _call(builder, name, vector.llvm, [pointer, align, mask, others])
+
+
+def masked_store(builder: Any, value: Any, pointer: Any, mask: Any, vector: Vector) -> None:
+    """LLVM code that stores the lanes of the mask."""
+    align = ir.Constant(_I32, vector.bits // 8)
+    name = f"llvm.masked.store.{_suffix(vector)}.p0"
+    _call(builder, name, ir.VoidType(), [value, pointer, align, mask])
 
 
 def _is_literal(argument: Any) -> bool:
@@ -152,11 +167,8 @@ def load_part(typingctx: Any, address: Any, count: Any, rest: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, args[0], rest)
-        mask = _first_lanes(builder, args[1], rest.lanes)
-        align = ir.Constant(_I32, rest.bits // 8)
-        name = f"llvm.masked.load.{_suffix(rest)}.p0"
-        return _call(builder, name, rest.llvm, [pointer, align, mask, args[2]])
+        mask = first_lanes(builder, args[1], rest.lanes)
+        return masked_load(builder, _pointer(builder, args[0], rest), mask, rest, args[2])
 
     return rest(types.int64, types.int64, rest), codegen
 
@@ -173,7 +185,7 @@ def load_double(typingctx: Any, address: Any, bits: Any, count: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], narrow.as_pointer())
         align = ir.Constant(_I32, bits.literal_value // 8)
-        mask = _first_lanes(builder, args[2], vector.lanes)
+        mask = first_lanes(builder, args[2], vector.lanes)
         name = f"llvm.masked.load.v{vector.lanes}f{bits.literal_value}.p0"
         value = _call(builder, name, narrow, [pointer, align, mask, ir.Constant(narrow, None)])
         return value if bits.literal_value == 64 else builder.fpext(value, vector.llvm)
@@ -230,11 +242,8 @@ def store_part(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, args[0], value)
-        mask = _first_lanes(builder, args[2], value.lanes)
-        align = ir.Constant(_I32, value.bits // 8)
-        name = f"llvm.masked.store.{_suffix(value)}.p0"
-        _call(builder, name, ir.VoidType(), [args[1], pointer, align, mask])
+        mask = first_lanes(builder, args[2], value.lanes)
+        masked_store(builder, args[1], _pointer(builder, args[0], value), mask, value)
         return context.get_dummy_value()
 
     return types.void(types.int64, value, types.int64), codegen
@@ -265,7 +274,7 @@ def store_wide(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         ints = builder.sext(args[1], wide) if value.bits == 32 else args[1]
         pointer = builder.inttoptr(args[0], wide.as_pointer())
-        mask = _first_lanes(builder, args[2], value.lanes)
+        mask = first_lanes(builder, args[2], value.lanes)
         name = f"llvm.masked.store.v{value.lanes}i64.p0"
         _call(builder, name, ir.VoidType(), [ints, pointer, ir.Constant(_I32, 8), mask])
         return context.get_dummy_value()
@@ -539,7 +548,7 @@ def _transpose(builder: Any, args: Any, height: int, like: Vector) -> None:
     for row in range(height):
         index = ir.Constant(rows.type, row)
         reals = builder.select(builder.icmp_signed("<", index, rows), columns, none)
-        mask = _first_lanes(builder, reals, like.lanes)
+        mask = first_lanes(builder, reals, like.lanes)
         pointer = _pointer(builder, builder.add(source, builder.mul(source_row, index)), like)
         vectors.append(_call(builder, load, like.llvm, [pointer, align, mask, zero]))
     for _ in range(height.bit_length() - 1):
