@@ -22,6 +22,7 @@ from harness import (
     reference_input_grad,
     reference_weight_grad,
     refused,
+    skip_refused,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -30,8 +31,6 @@ from strategies import BLOCK_BYTES, MEMORY, Conv, convs, from_layout, to_layout,
 
 import fastconv
 from fastconv import threads
-from fastconv.algorithms import ALGORITHMS
-from fastconv.functional import run
 from fastconv.jit import DISABLED
 
 every_algorithm = pytest.mark.parametrize("name", EVERY)
@@ -546,9 +545,7 @@ def test_not_finite_x(name: str, value: float, relu: bool) -> None:
     assert not touched.all()
     if relu:
         expected = np.maximum(expected, 0)
-    shape = run.geometry("conv2d", 2, x.shape, weight.shape, (1, 2), 1, 1, 2, "NCHW")
-    if ALGORITHMS[name].supports(shape, x.dtype, "forward") is not None:
-        pytest.skip(f"{name} takes steps of 1 only, or knows no groups")
+    skip_refused(name, x, weight, **options)
     y = fastconv.conv2d(x, weight, **options, activation="relu" if relu else None, algorithm=name)
     assert_same(y, expected)
 
