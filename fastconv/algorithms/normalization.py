@@ -27,9 +27,9 @@ def _prepare(back: bool, dtype: np.dtype, shape: tuple[int, ...], known: bool, r
     sizes = {"images": images, "channels": channels, "pixels": height * width}
     tasks = task_count(images * channels * height * width, channels)
     if back:
-        names = "grad_output x y mean var weight grad_x grad_weight grad_bias numbers"
+        names = "grad_output x y means variances weight grad_x grad_weight grad_bias numbers"
         return Prepared(kernels.backward, dtype, tasks, names, **sizes)
-    names = "x y mean var weight bias numbers"
+    names = "x y means variances weight bias numbers"
     return Prepared(kernels.forward, dtype, tasks, names, known=int(known), relu=int(relu), **sizes)
 
 

@@ -25,7 +25,7 @@ def warp(x: np.ndarray, maps: np.ndarray, fill: float) -> np.ndarray:
         x=address_of(x),
         y=address_of(y),
         maps=address_of(maps),
-        fill=address_of(around),
+        around=address_of(around),
         images=images,
         channels=channels,
         height=height,

@@ -6,13 +6,13 @@ from math import exp, log
 
 from fastconv.jit import fields, ints, kernel, reals, record
 
-#: `mean`, in float64, gets the loss; `wrong`, in int64, a label that is no class, or stays as it is.
-CROSS_ENTROPY = record("pred labels grad mean wrong rows classes")
+#: `loss`, in float64, gets the mean; `wrong`, in int64, a label that is no class, or stays as it is.
+CROSS_ENTROPY = record("pred labels grad loss wrong rows classes")
 
 
 @kernel(CROSS_ENTROPY)
 def cross_entropy(bits):
-    """mean = the mean of -log softmax(pred)[label]; grad = its gradient. One task."""
+    """loss = the mean of -log softmax(pred)[label]; grad = its gradient. One task."""
 
     def cross_entropy(params, t, tasks):
         p = fields(params, CROSS_ENTROPY)
@@ -36,6 +36,6 @@ def cross_entropy(bits):
             for c in range(p.classes):
                 probability = exp(float(pred[first + c]) - most) / total
                 grad[first + c] = (probability - (1.0 if c == label else 0.0)) / p.rows
-        reals(p.mean, 64)[0] = value / p.rows
+        reals(p.loss, 64)[0] = value / p.rows
 
     return cross_entropy

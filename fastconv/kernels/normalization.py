@@ -15,14 +15,14 @@ from fastconv.kernels.simd import LANES, put, take
 
 FORWARD = record(
     # addresses; weight and bias are 0 where there are none; numbers[0] is epsilon, in float64
-    "x y mean var weight bias numbers "
-    # whether mean and var are given, and not those of x
+    "x y means variances weight bias numbers "
+    # whether means and variances are given, and not those of x
     "known relu images channels pixels"
 )
 
 BACKWARD = record(
     # addresses; y is 0 without a ReLU, weight where there is none
-    "grad_output x y mean var weight grad_x grad_weight grad_bias numbers images channels pixels"
+    "grad_output x y means variances weight grad_x grad_weight grad_bias numbers images channels pixels"
 )
 
 
@@ -46,7 +46,7 @@ def forward(bits):
     def forward(params, t, tasks):
         p = fields(params, FORWARD)
         zero = simd.splat(0.0, bits)
-        means, variances = reals(p.mean, bits), reals(p.var, bits)
+        means, variances = reals(p.means, bits), reals(p.variances, bits)
         weight, bias = reals(p.weight, bits), reals(p.bias, bits)
         eps = reals(p.numbers, 64)[0]
         count = p.images * p.pixels
@@ -102,7 +102,7 @@ def backward(bits):
     def backward(params, t, tasks):
         p = fields(params, BACKWARD)
         zero = simd.splat(0.0, bits)
-        means, variances, weight = reals(p.mean, bits), reals(p.var, bits), reals(p.weight, bits)
+        means, variances, weight = reals(p.means, bits), reals(p.variances, bits), reals(p.weight, bits)
         grad_weight, grad_bias = reals(p.grad_weight, bits), reals(p.grad_bias, bits)
         eps = reals(p.numbers, 64)[0]
         count = p.images * p.pixels

@@ -7,8 +7,8 @@ from math import floor
 from fastconv.jit import fields, kernel, reals, record
 
 #: `maps` has for each image the six numbers, in float64, that take a cell (y, x) of the result to a place in
-#: the source: y' = a y + b x + c, x' = d y + e x + f. `fill`, in float64, is what lies around the source.
-WARP = record("x y maps fill images channels height width")
+#: the source: y' = a y + b x + c, x' = d y + e x + f. `around`, in float64, is what lies around the source.
+WARP = record("x y maps around images channels height width")
 
 
 @kernel(WARP)
@@ -18,7 +18,7 @@ def warp(bits):
     def warp(params, t, tasks):
         p = fields(params, WARP)
         x, y, maps = reals(p.x, bits), reals(p.y, bits), reals(p.maps, 64)
-        fill = reals(p.fill, 64)[0]
+        fill = reals(p.around, 64)[0]
         height, width = p.height, p.width
         plane = height * width
         for n in range(t * p.images // tasks, (t + 1) * p.images // tasks):
