@@ -1,26 +1,27 @@
 """Pooling by kernels that read each window where it lies.
 
 Contiguous planes, which are those of any channels-first array, go by rows of vectors
-(`fastconv.kernels.pool_rows`); the rest, and windows of varying width, cell by cell
+(`fastconv.kernels.pool_rows`); channels-last arrays by vectors of channels
+(`fastconv.kernels.pool_channels`); the rest, as windows of varying width, cell by cell
 (`fastconv.kernels.pooling`). All that follows from the shape alone is worked out once and kept.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
-from typing import NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms.base import PoolAlgorithm
 from fastconv.algorithms.workspace import scratch
 from fastconv.jit import DISABLED, Kernel, address_of
-from fastconv.kernels import pool_gradients, pool_places, pool_planes, pool_rows
+from fastconv.kernels import pool_channels, pool_gradients, pool_places, pool_planes, pool_rows
 from fastconv.kernels import pooling as kernels
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import PoolShape, Triple
-from fastconv.threads import Prepared, launch, task_count
+from fastconv.threads import Prepared, get_num_threads, task_count
 
 #: Bytes of scratch rows that a block aims at. Of 2 to 32 KiB this was best: averages of 3 x 3 cells of
 #: 112 x 112 took 0.56 ms, and 0.98 ms with 32 KiB.
@@ -33,7 +34,8 @@ CLEAR_BYTES = 16 << 10
 BLOCKS_PER_TASK = 4
 
 
-class Axis(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Axis:
     """The windows along one axis: window o has `cells[o]` cells, range(first[o], last[o], step)."""
 
     first: np.ndarray
@@ -299,7 +301,48 @@ def _by_rows(
     return True
 
 
-# --- cell by cell -------------------------------------------------------------------------------
+# --- window by window ----------------------------------------------------------------------------
+
+#: For each kernel that goes cell by cell the one for channels-last arrays, by vectors of channels.
+BY_CHANNELS = {
+    kernels.max_pool: pool_channels.max_channels,
+    kernels.avg_pool: pool_channels.avg_channels,
+    kernels.avg_pool_backward: pool_channels.avg_channels_backward,
+}
+
+
+def _is_channels_last(array: np.ndarray) -> bool:
+    """Whether each cell's channels are neighbours."""
+    return array.shape[1] > 1 and array.strides[1] == array.itemsize
+
+
+@lru_cache(maxsize=1024)
+def _prepare(
+    kernel: Kernel,
+    dtype: np.dtype,
+    tasks: int,
+    x: tuple[tuple[int, ...], tuple[int, ...]],
+    y: tuple[tuple[int, ...], tuple[int, ...]],
+    axes: Axes,
+    divisor: int,
+    block_channels: int,
+) -> tuple[Prepared, Axes]:
+    """A kernel for arrays x and y, of which shape and strides are told; and what must be kept alive."""
+    fields = {}
+    for name, (_, strides) in (("x", x), ("y", y)):
+        for axis_name, stride in zip("nczyx", strides, strict=True):
+            fields[f"{name}_{axis_name}"] = stride // dtype.itemsize
+    for name, axis in zip("zyx", axes, strict=True):
+        fields["first_" + name] = address_of(axis.first)
+        fields["last_" + name] = address_of(axis.last)
+        fields["step_" + name] = axis.step
+        fields["extent_" + name] = address_of(axis.extent)
+    fields["images"], fields["channels"], fields["depth"], fields["height"], fields["width"] = x[0]
+    fields["out_depth"], fields["out_height"], fields["out_width"] = y[0][2:]
+    prepared = Prepared(
+        kernel, dtype, tasks, "x y indices", divisor=divisor, block_channels=block_channels, **fields
+    )
+    return prepared, axes
 
 
 def _run(
@@ -310,27 +353,20 @@ def _run(
     indices: np.ndarray | None = None,
     divisor: int = 0,
 ) -> None:
-    fields = {}
-    for name, array in (("x", x), ("y", y)):
-        for axis_name, stride in zip("nczyx", array.strides, strict=True):
-            fields[f"{name}_{axis_name}"] = stride // array.itemsize
-    for name, axis in zip("zyx", axes, strict=True):
-        fields["first_" + name] = address_of(axis.first)
-        fields["last_" + name] = address_of(axis.last)
-        fields["step_" + name] = axis.step
-        fields["extent_" + name] = address_of(axis.extent)
-    fields["images"], fields["channels"], fields["depth"], fields["height"], fields["width"] = x.shape
-    fields["out_depth"], fields["out_height"], fields["out_width"] = y.shape[2:]
-    launch(
-        kernel,
-        x.dtype,
-        task_count(x.size + y.size, x.shape[0] * x.shape[1]),
-        x=address_of(x),
-        y=address_of(y),
-        indices=0 if indices is None else address_of(indices),
-        divisor=divisor,
-        **fields,
-    )
+    images, channels = x.shape[:2]
+    units, block_channels = images * channels, channels
+    narrow = indices is None or prod(x.shape[2:]) < pool_rows.NOWHERE
+    if not DISABLED and narrow and _is_channels_last(x) and _is_channels_last(y):
+        units = images * y.shape[2] * y.shape[3]
+        if kernel is kernels.avg_pool_backward:
+            if images < get_num_threads():
+                block_channels = LANES[8 * x.itemsize]
+            units = images * -(-channels // block_channels)
+        kernel = BY_CHANNELS[kernel]
+    tasks = task_count(x.size + y.size, units)
+    arrays = (x.shape, x.strides), (y.shape, y.strides)
+    prepared = _prepare(kernel, x.dtype, tasks, *arrays, axes, divisor, block_channels)[0]
+    prepared.run(address_of(x), address_of(y), 0 if indices is None else address_of(indices))
 
 
 def max_pool(x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, axes: Axes) -> None:
@@ -366,10 +402,8 @@ def _scatter(
         cells=cells,
         out_cells=out_cells,
         x_n=channels * cells,
-        x_c=1 if channels_last else cells,
         x_x=step,
         y_n=channels * out_cells,
-        y_c=1 if channels_last else out_cells,
         y_x=step,
     )
 

@@ -19,7 +19,9 @@ POOLING = record(
     # the tables of int64, one entry per output cell of the axis
     "first_z last_z first_y last_y first_x last_x step_z step_y step_x "
     # divisor of a window: the product of one entry per axis, unless `divisor` is positive
-    "extent_z extent_y extent_x divisor"
+    "extent_z extent_y extent_x divisor "
+    # of channels that are neighbours, how many a unit of the gradient of averages has
+    "block_channels"
 )
 
 SCATTER = record(
@@ -27,8 +29,9 @@ SCATTER = record(
     "x y indices wrong "
     # images times channels, how many of them to clear at a time, and their cells
     "planes channels chunk cells out_cells "
-    # strides of grad_x and of the other two, from image to image, channel to channel, cell to cell
-    "x_n x_c x_x y_n y_c y_x"
+    # strides of grad_x and of the other two, from image to image and from cell to cell: 1, or channels are
+    # neighbours
+    "x_n x_x y_n y_x"
 )
 
 
@@ -89,15 +92,32 @@ def max_pool(bits):
 
 
 @inlined
-def scatter(x, plane, cells, y, indices, first, count, x_x, y_x):
+def scatter(x, plane, cells, y, indices, first, count):
     """Add y's cells to those of a plane of x that `indices` name; whether one is beyond the plane."""
     wrong = False
-    for cell in range(first, first + count * y_x, y_x):
+    for cell in range(first, first + count):
         place = indices[cell]
         inside = 0 <= place < cells
         wrong |= not inside
         if inside:
-            x[plane + place * x_x] += y[cell]
+            x[plane + place] += y[cell]
+    return wrong
+
+
+@inlined
+def scatter_channels(p, x, plane, y, indices, source, channels):
+    """x = 0, then as `scatter`, for some channels that are neighbours."""
+    wrong = False
+    for cell in range(p.cells):
+        for c in range(channels):
+            x[plane + cell * p.x_x + c] = 0
+    for cell in range(p.out_cells):
+        for c in range(channels):
+            place = indices[source + cell * p.y_x + c]
+            inside = 0 <= place < p.cells
+            wrong |= not inside
+            if inside:
+                x[plane + place * p.x_x + c] += y[source + cell * p.y_x + c]
     return wrong
 
 
@@ -114,21 +134,22 @@ def max_pool_backward(bits):
         x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
         cells, out_cells = p.cells, p.out_cells
         wrong = False
-        last = (t + 1) * p.planes // tasks
-        for start in range(t * p.planes // tasks, last, p.chunk):
-            stop = min(start + p.chunk, last)
-            if p.x_x == 1:  # contiguous planes, one after the other
+        first, last = t * p.planes // tasks, (t + 1) * p.planes // tasks
+        if p.x_x == 1:  # contiguous planes, one after the other
+            for start in range(first, last, p.chunk):
+                stop = min(start + p.chunk, last)
                 for cell in range(start * cells, stop * cells):
                     x[cell] = 0
                 for unit in range(start, stop):
-                    wrong |= scatter(x, unit * cells, cells, y, indices, unit * out_cells, out_cells, 1, 1)
-                continue
-            for unit in range(start, stop):
+                    wrong |= scatter(x, unit * cells, cells, y, indices, unit * out_cells, out_cells)
+        else:  # channels are neighbours: those of an image that are this task's go together
+            unit = first
+            while unit < last:
                 n, c = divmod(unit, p.channels)
-                plane, source = n * p.x_n + c * p.x_c, n * p.y_n + c * p.y_c
-                for cell in range(cells):
-                    x[plane + cell * p.x_x] = 0
-                wrong |= scatter(x, plane, cells, y, indices, source, out_cells, p.x_x, p.y_x)
+                channels = min(p.channels - c, last - unit)
+                plane, source = n * p.x_n + c, n * p.y_n + c
+                wrong |= scatter_channels(p, x, plane, y, indices, source, channels)
+                unit += channels
         ints(p.wrong)[t] = wrong
 
     return max_pool_backward
