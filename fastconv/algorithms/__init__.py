@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from fastconv.algorithms.auto import Auto
 from fastconv.algorithms.base import OPERATIONS, Algorithm, PoolAlgorithm
-from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.gemm import Gemm
 from fastconv.algorithms.im2col import Im2col, Im2colPool
 from fastconv.algorithms.naive import Naive, NaivePool
 from fastconv.algorithms.pooling import DirectPool
+from fastconv.algorithms.shift import Shift
 
 __all__ = ["ALGORITHMS", "OPERATIONS", "POOL_ALGORITHMS", "Algorithm", "Auto", "PoolAlgorithm"]
 
-_CONV = (Direct(), Gemm(), Im2col(), Naive())
+_CONV = (Shift(), Gemm(), Im2col(), Naive())
 _POOL = (DirectPool(), Im2colPool(), NaivePool())
 
 #: Convolution algorithms by name, the preferred first.

@@ -1,4 +1,4 @@
-"""Direct convolution of whole images in cache: how it is run; see `fastconv.kernels.direct` for what is done.
+"""Convolution of whole images in cache by shifts: how it is run; see `fastconv.kernels.shift` for what is done.
 
 Besides the three operations of a convolution it does what a block of a network needs: convolution, ReLU and
 2 x 2 max pooling in one go, and back.
@@ -16,10 +16,10 @@ from fastconv.algorithms.gemm import forward_convolution, input_grad_convolution
 from fastconv.algorithms.implicit_gemm import Panels
 from fastconv.algorithms.workspace import places, scratch
 from fastconv.jit import address_of
-from fastconv.kernels import direct as kernels
-from fastconv.kernels.direct import PLAIN, POOLED, RELU
+from fastconv.kernels import shift as kernels
 from fastconv.kernels.implicit_gemm import pack_weight
 from fastconv.kernels.microkernel import ROWS, VECTORS
+from fastconv.kernels.shift import PLAIN, POOLED, RELU
 from fastconv.kernels.simd import LANES, REGISTER_BYTES
 from fastconv.shapes import ConvShape
 from fastconv.threads import Prepared, task_count

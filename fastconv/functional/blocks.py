@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import ALGORITHMS, Auto
-from fastconv.algorithms.direct import LEAST_IMAGES
 from fastconv.algorithms.images import POOLED, RELU, convolve, gradients
+from fastconv.algorithms.shift import LEAST_IMAGES
 from fastconv.functional import run
 from fastconv.functional.conv import ConvGrads, conv2d_backward
 from fastconv.shapes import ConvShape
@@ -69,13 +69,13 @@ def _fast_shape(
     shape = run.geometry("conv2d", 2, x_shape, weight_shape, *facts)
     if 0 in shape.output or (pool and min(shape.output[1:]) < 2):
         return None
-    auto, direct = ALGORITHMS["auto"], ALGORITHMS["direct"]
+    auto, shift = ALGORITHMS["auto"], ALGORITHMS["shift"]
     assert isinstance(auto, Auto)
     operations = ("forward", "input_grad", "weight_grad")
-    if any(direct.supports(shape, dtype, op) for op in operations):
+    if any(shift.supports(shape, dtype, op) for op in operations):
         return None
     # what the pooling saves pays for a convolution that is not the fastest
-    if not pool and any(auto.choose(shape, dtype, op).algorithm is not direct for op in operations):
+    if not pool and any(auto.choose(shape, dtype, op).algorithm is not shift for op in operations):
         return None
     return None if pool and (shape.is_pointwise or shape.batch < LEAST_IMAGES) else shape
 

@@ -1,4 +1,4 @@
-"""Direct convolution: small images that stay in cache, each kernel cell a shift of them."""
+"""Convolution by shifts: small images that stay in cache, each kernel cell a shift of them."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ LEAST_CELLS = 256
 LEAST_USE = 0.85
 
 
-class Direct(Algorithm):
-    name = "direct"
-    summary = "direct: whole padded images in cache, every kernel cell a shift"
+class Shift(Algorithm):
+    name = "shift"
+    summary = "whole padded images in cache, every kernel cell a shift"
 
     def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if DISABLED:

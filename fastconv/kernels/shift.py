@@ -1,4 +1,4 @@
-"""Direct convolution of small images: forward, and both gradients in one go; see `images` for the idea.
+"""Convolution of small images by shifts: forward, and both gradients in one go; see `images` for the idea.
 
 A unit is an image, or for the gradients a segment of images. With `pool`, y is what 2 x 2 max pooling makes
 of the result, and `codes` says for each of its cells which of the four it was: the result itself is never in
