@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from benchmarks import first_call, numpy_ops, peers, race, scaling, table, yardsticks
+from benchmarks import accuracy, first_call, numpy_ops, peers, race, scaling, table, yardsticks
 from benchmarks.contenders import LineUp
 from benchmarks.layers import (
     CONV_LAYERS,
@@ -218,3 +218,13 @@ def test_first_call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     output = capsys.readouterr().out
     assert "first conv2d            1.2500        1.2500" in output
     assert "trivial njit            0.5000        0.5000" in output
+
+
+@pytest.mark.skipif(DISABLED, reason="takes too long without the compiler")
+@pytest.mark.parametrize("op", ["forward", "input_grad"])
+def test_accuracy(capsys: pytest.CaptureFixture[str], op: str) -> None:
+    accuracy.main(["--channels", "16", "64", "--size", "12", "--op", op])
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("im2col"))
+    largest, rms, *_ = (float(cell) for cell in line.split()[1:])
+    assert 0 < rms < largest < 1e-5

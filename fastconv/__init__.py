@@ -3,6 +3,7 @@
 from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
 from fastconv.functional import *
 from fastconv.plan import Plan
+from fastconv.precision import get_float32_precision, set_float32_precision
 from fastconv.threads import get_num_threads, num_threads, set_num_threads
 from fastconv.version import __version__
 from fastconv.warmup import show_config, warmup
@@ -49,6 +50,7 @@ __all__ = [
     "conv_transpose3d",
     "conv_transpose3d_backward",
     "explain",
+    "get_float32_precision",
     "get_num_threads",
     "im2col",
     "max_pool1d",
@@ -59,6 +61,7 @@ __all__ = [
     "max_pool3d_backward",
     "num_threads",
     "prepack",
+    "set_float32_precision",
     "set_num_threads",
     "show_config",
     "warmup",

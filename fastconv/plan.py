@@ -90,8 +90,8 @@ def find_algorithm(function: str, name: Any, shape: ConvShape, dtype: np.dtype, 
 
 
 @lru_cache(maxsize=1024)
-def make_plan(shape: ConvShape, dtype: np.dtype, op: str) -> Plan:
-    """The plan of the automatic choice."""
+def make_plan(shape: ConvShape, dtype: np.dtype, op: str, precision: str, threads: int) -> Plan:
+    """The plan of the automatic choice; `precision` and `threads` are those that are set."""
     auto = ALGORITHMS["auto"]
     assert isinstance(auto, Auto)
     choice = auto.choose(shape, dtype, op)

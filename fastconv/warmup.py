@@ -17,6 +17,7 @@ from fastconv.algorithms.normalization import batch_norm, batch_norm_backward, p
 from fastconv.algorithms.products import times, times_transposed
 from fastconv.algorithms.updates import ADAM, update
 from fastconv.functional.blocks import conv_block, conv_block_backward
+from fastconv.kernels import winograd
 from fastconv.kernels.simd import REGISTER_BYTES
 from fastconv.version import __version__
 
@@ -31,6 +32,11 @@ def _conv(dtype: np.dtype) -> None:
     x = np.ones((8, 2, 20, 20), dtype)  # a batch that has a way of its own
     y = F.conv2d(x, weight)
     F.conv2d_backward(y, x, weight)
+    if not jit.DISABLED:
+        # which of them a convolution needs depends on its size
+        for kernels in (winograd.PACK_WEIGHT, winograd.TRANSFORM_INPUT, winograd.FORWARD):
+            for kernel in kernels.values():
+                assert kernel.task(dtype).address
 
 
 def _max_pool(dtype: np.dtype) -> None:

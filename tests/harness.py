@@ -13,11 +13,12 @@ import pytest
 from strategies import Conv, Pool
 
 from fastconv import reference
-from fastconv.algorithms import ALGORITHMS, im2col
+from fastconv.algorithms import ALGORITHMS, im2col, winograd
 from fastconv.algorithms.workspace import workspace
 from fastconv.functional import run
 from fastconv.functional.arrays import lift_like_x, lift_weight
 from fastconv.jit import DISABLED
+from fastconv.kernels.winograd_points import float_matrices
 from fastconv.plan import find_algorithm
 from fastconv.shapes import ConvShape
 
@@ -72,6 +73,72 @@ EVERY = [
     )
     for name in ALGORITHMS
 ]
+
+
+#: Those of them that take any kernel, stride and dilation; the others have tests of their own.
+GENERAL = [parameter for parameter in EVERY if parameter.values != ("winograd",)]
+
+
+def settled(name: str, array: np.ndarray) -> np.ndarray:
+    """The result for integers; of an algorithm that rounds on the way, to the next integers."""
+    return np.rint(array) if name == "winograd" else array
+
+
+def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """What bounds Winograd's rounding errors: the same matrices, x and weight, all of absolute values.
+
+    Each of its sums is off by no more than the number of roundings times eps / 2 times this, as in
+    `oracles.assert_within` (the argument for every bilinear algorithm, in the float64 of this function itself
+    negligible). `x` and `weight` are of the convolution that is computed, for the input gradient with
+    channels exchanged and taps reversed.
+    """
+    shape = geometry(case)
+    tiling = winograd.tiling_of(shape, np.dtype(case.dtype), op)
+    tile, conv = tiling.tile, tiling.conv
+    a, g, b = (np.abs(matrix) for matrix in map(np.array, float_matrices(tile)))
+    size = [tile * count + 2 for count in tiling.grid]
+    padded = np.zeros((conv.images, conv.groups, conv.group_in, *size))
+    places = []
+    for cells, length, pad in zip(size, conv.input[1:], conv.pad[1:], strict=True):
+        inside = np.arange(length) + pad
+        keep = (inside >= 0) & (inside < cells)
+        places.append((inside[keep], np.flatnonzero(keep)))
+    (to_y, from_y), (to_x, from_x) = places
+    source = np.abs(x).reshape(*padded.shape[:3], *x.shape[2:])
+    padded[..., to_y[:, None], to_x] = source[..., from_y[:, None], from_x]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (tile + 2, tile + 2), (3, 4))
+    inputs = np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::tile, ::tile], b)
+    taps = np.abs(weight).reshape(conv.groups, conv.group_out, conv.group_in, 3, 3)
+    weights = np.einsum("ij,gkcjl,ml->gkcim", g, taps, g)
+    sums = np.einsum("ngctuil,gkcil->ngktuil", inputs, weights)
+    y = np.einsum("pi,ngktuil,ql->ngktpuq", a, sums, a)
+    y = y.reshape(conv.images, conv.groups * conv.group_out, size[0] - 2, size[1] - 2)
+    return y[:, :, : conv.output[1], : conv.output[2]]
+
+
+#: Roundings of Winograd's transforms: along two axes 6 of x, 4 of the weight and 6 of the sums, and as many
+#: for the constants, but for a few.
+TRANSFORM_ROUNDINGS = 48
+
+
+def forward_magnitude(name: str, case: Conv) -> tuple[np.ndarray, int]:
+    """What a forward pass's rounding errors are proportional to, and how many there may be."""
+    x, weight = case.x(), case.weight()
+    if name == "winograd":
+        return winograd_magnitude(case, "forward", x, weight), weight.shape[1] + TRANSFORM_ROUNDINGS
+    return reference_forward(case, np.abs(x), np.abs(weight)), weight[0].size
+
+
+def input_grad_magnitude(name: str, case: Conv) -> tuple[np.ndarray, int]:
+    """The same for an input gradient."""
+    grad, weight = case.grad(), case.weight()
+    group_out = weight.shape[0] // case.groups
+    if name == "winograd":
+        taps = weight.reshape(case.groups, group_out, *weight.shape[1:])
+        turned = np.flip(taps, (-1, -2)).swapaxes(1, 2)
+        return winograd_magnitude(case, "input_grad", grad, turned), group_out + TRANSFORM_ROUNDINGS
+    terms = weight.size // max(1, weight.shape[1] * case.groups)  # filters of a group, times taps
+    return reference_input_grad(case, np.abs(grad), np.abs(weight)), terms
 
 
 def refused(name: str, case: Conv, op: str) -> bool:

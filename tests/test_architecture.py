@@ -19,7 +19,7 @@ PACKAGE = Path(fastconv.__file__).parent
 
 #: The floors of the house, the ground floor first: imports point down. A folder is one room.
 FLOORS = [
-    {"arguments", "datasets", "version"},
+    {"arguments", "datasets", "precision", "version"},
     {"shapes"},
     {"jit"},
     {"kernels", "reference", "threads"},
@@ -175,6 +175,7 @@ def test_all_names_each_thing_once() -> None:
         assert getattr(fastconv, name) is not None
     others = {"ALGORITHMS", "POOL_ALGORITHMS", "Plan", "__version__"}
     others |= {"get_num_threads", "set_num_threads", "num_threads", "warmup", "show_config"}
+    others |= {"get_float32_precision", "set_float32_precision"}
     assert set(names) - others == set(functions())
 
 

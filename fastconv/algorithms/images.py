@@ -1,4 +1,4 @@
-"""Convolution of whole images in cache by shifts: how it is run; see `fastconv.kernels.shift` for what is done.
+"""Convolution of whole images in cache by shifts: how it is run; `fastconv.kernels.shift` tells what is done.
 
 Besides the three operations of a convolution it does what a block of a network needs: convolution, ReLU and
 2 x 2 max pooling in one go, and back.

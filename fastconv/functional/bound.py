@@ -17,6 +17,7 @@ from fastconv.algorithms.base import Bound
 from fastconv.arguments import canonical
 from fastconv.functional import run
 from fastconv.functional.packed_weight import Form, PackedWeight
+from fastconv.precision import get_float32_precision
 from fastconv.threads import get_num_threads
 
 #: NumPy's flags of arrays that are C-contiguous and aligned; each flag by name would take 0.05 us more.
@@ -71,6 +72,7 @@ def forward(
             layout,
             ALGORITHMS[algorithm],
             get_num_threads(),
+            get_float32_precision(),
             form,
         )
     except (TypeError, ValueError, KeyError):
@@ -97,11 +99,13 @@ def _bind(
     layout: Any,
     algorithm: Algorithm,
     threads: int,
+    precision: str,
     form: Form | None,
 ) -> tuple[tuple[int, ...], Bound] | None:
     """The shape of y, and what computes it with `threads` threads; None for what is not simple, or wrong.
 
-    With a `form` it takes a weight's bytes in that form.
+    Which algorithm may do so depends on `precision`, too. With a `form` it takes a weight's bytes in that
+    form.
     """
     shape = run.geometry("", rank, x_shape, weight_shape, stride, padding, dilation, groups, layout)
     if activation not in (None, "relu") or bias_shape not in (None, (shape.out_channels,)):

@@ -28,7 +28,9 @@ class Form(NamedTuple):
     ) -> Bound | None:
         """The forward pass with such bytes as weight; None if that of `shape` takes another form."""
         own = self.algorithm
-        if asked_for is not own and not isinstance(asked_for, Auto):
+        if isinstance(asked_for, Auto):  # the same bits as with the plain weight: its choice may be another
+            asked_for = asked_for.choose(shape, dtype, "forward").algorithm
+        if asked_for is not own:
             return None
         if own.supports(shape, dtype, "forward") is not None or own.packing(shape, dtype) != self.packing:
             return None

@@ -11,6 +11,8 @@ from fastconv.algorithms import OPERATIONS
 from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import run
 from fastconv.plan import Plan, make_plan
+from fastconv.precision import get_float32_precision
+from fastconv.threads import get_num_threads
 
 __all__ = [
     "explain",
@@ -71,4 +73,4 @@ def explain(
     if not 1 <= rank <= 3:
         raise ValueError(f"explain: weight_shape must have 3 to 5 entries, got {weight}")
     shape = run.geometry("explain", rank, x, weight, stride, padding, dilation, groups, layout)
-    return make_plan(shape, real, op)
+    return make_plan(shape, real, op, get_float32_precision(), get_num_threads())

@@ -529,7 +529,7 @@ interleave_low = _shuffler(lambda lanes: [i // 2 + i % 2 * lanes for i in range(
 interleave_high = _shuffler(lambda lanes: [(lanes + i) // 2 + i % 2 * lanes for i in range(lanes)])
 
 
-def _perfect_shuffle(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:
+def perfect_shuffle(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:
     """The concatenated `vectors`, its two halves taken in turn."""
     low = [i // 2 + i % 2 * lanes for i in range(lanes)]
     high = [place + lanes // 2 for place in low]
@@ -552,7 +552,7 @@ def _transpose(builder: Any, args: Any, height: int, like: Vector) -> None:
         pointer = _pointer(builder, builder.add(source, builder.mul(source_row, index)), like)
         vectors.append(_call(builder, load, like.llvm, [pointer, align, mask, zero]))
     for _ in range(height.bit_length() - 1):
-        vectors = _perfect_shuffle(builder, vectors, like.lanes)
+        vectors = perfect_shuffle(builder, vectors, like.lanes)
     for number, vector in enumerate(vectors):
         address = builder.add(target, builder.mul(target_row, ir.Constant(rows.type, number)))
         builder.store(vector, _pointer(builder, address, like)).align = like.bits // 8

@@ -1,0 +1,165 @@
+"""Winograd's minimal filtering: 3 x 3 kernels with 36 products for 16 outputs instead of 144."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from fastconv.algorithms import winograd_blocks
+from fastconv.algorithms.base import Algorithm, Bound
+from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
+from fastconv.algorithms.implicit_gemm import Convolution
+from fastconv.algorithms.winograd_blocks import Points, Tiling, prepare, tasks_of
+from fastconv.jit import DISABLED
+from fastconv.kernels.microkernel import ROWS
+from fastconv.kernels.simd import LANES
+from fastconv.precision import get_float32_precision
+from fastconv.shapes import ConvShape
+from fastconv.threads import get_num_threads
+
+#: Most scratch memory of a task.
+SCRATCH_BYTES = 8 << 20
+
+# What "auto" goes by, measured against implicit GEMM on 2 cores with AVX-512, maps of 1 to 224 cells a side.
+#: From this many input channels on their products outweigh the transforms: 1.0 to 4 times as fast.
+MANY_CHANNELS = 12
+#: With fewer than this many it is not worth it: 0.3 to 1.4 times as fast.
+FEW_CHANNELS = 4
+#: In between, output channels for each input channel: up to here 0.9 to 1.8 times as fast, beyond, where
+#: each sum has too few products for its transform, 0.5 to 1.3 times.
+MOST_OUTPUTS = 2
+#: Operations below which starting kernels takes the time: 0.5 to 1.4 times as fast, then 1.0 to 2 times.
+LEAST_FLOPS = 3_000_000
+#: How many times fewer multiplications it must need. One image of 7 x 7 cells has 2.2 times fewer, and is
+#: done 1.9 times as fast; one of 4 x 4 has 1.8 times more.
+LEAST_SAVING = 1.5
+
+
+def _convolution(shape: ConvShape, op: str) -> Convolution:
+    if op == "forward":
+        return forward_convolution(shape)
+    (conv,) = input_grad_convolutions(shape)  # one for each phase of the stride
+    return conv
+
+
+@lru_cache(maxsize=1024)
+def tiling_of(shape: ConvShape, dtype: np.dtype, op: str) -> Tiling:
+    """The convolution and the size of its tiles: that which needs fewer multiplications.
+
+    Mostly 4, which is 1.3 to 1.6 times as fast. But an image of 7 x 7 cells is 4 tiles of 4 x 4 cells, a
+    quarter of a vector, or 16 of 2 x 2, a whole one: 1.3 instead of 2.7 ms with 512 channels.
+    """
+    conv = _convolution(shape, op)
+    return min((Tiling(conv, tile) for tile in (2, 4)), key=lambda tiling: _products(tiling, dtype))
+
+
+def _products(tiling: Tiling, dtype: np.dtype) -> int:
+    """Multiplications of vectors for each pair of channels."""
+    return tiling.points * -(-tiling.tiles // LANES[8 * dtype.itemsize])
+
+
+def _is_empty(shape: ConvShape) -> bool:
+    """Whether there is nothing to compute."""
+    return 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input)
+
+
+class Winograd(Algorithm):
+    name = "winograd"
+    summary = "minimal filtering: tiles and kernels transformed, multiplied point by point"
+
+    def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+        if DISABLED:
+            return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
+        if get_float32_precision() == "highest":
+            return 'set_float32_precision("highest") rules it out'
+        if op == "weight_grad":
+            return "its tiles are made for kernels of 3 x 3 cells, and here grad_output is the kernel"
+        if shape.layout != "NCHW":
+            return "it reads channels-first arrays only"
+        if shape.kernel != (1, 3, 3):
+            return "it is made for kernels of 3 x 3 cells"
+        if shape.stride != (1, 1, 1) or shape.dilation[1:] != (1, 1):
+            return "it is made for stride 1 and dilation 1"
+        if shape.pad_before[0] or shape.pad_after[0]:
+            return "it pads height and width only"
+        if not _is_empty(shape):
+            blocks = winograd_blocks.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
+            if blocks.scratch_bytes > SCRATCH_BYTES:
+                return f"so many channels need more than {SCRATCH_BYTES >> 20} MiB a thread"
+        return None
+
+    def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+        if _is_empty(shape):
+            return "there is nothing to compute"
+        tiling = tiling_of(shape, dtype, op)
+        conv = tiling.conv
+        if conv.group_in < FEW_CHANNELS or (
+            conv.group_in < MANY_CHANNELS and conv.group_out > MOST_OUTPUTS * conv.group_in
+        ):
+            return f"sums over {conv.group_in} channels are too short to pay for the transforms"
+        if op == "input_grad" and conv.groups == 1 and conv.group_out <= ROWS // 2:
+            # the gradient of 3 channels of 224 x 224 cells: 3.3 ms, im2col takes 2.8
+            return f"it would compute {ROWS} input channels where there are {conv.group_out}"
+        if conv.flops < LEAST_FLOPS:
+            return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
+        direct = conv.taps * -(-conv.images * conv.pixels // LANES[8 * dtype.itemsize])
+        if direct < LEAST_SAVING * _products(tiling, dtype):
+            return f"tiles of {tiling.tile} x {tiling.tile} cells do not fit {conv.output[1:]} well"
+        return None
+
+    def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
+        if _is_empty(shape):
+            return 0
+        tiling = tiling_of(shape, dtype, op)
+        return prepare(tiling, dtype, False, tasks_of(tiling)).workspace_bytes
+
+    def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
+        if _is_empty(shape):
+            return {}
+        tiling = tiling_of(shape, dtype, op)
+        tile = tiling.tile
+        cut = winograd_blocks.cut(tiling, dtype, tasks_of(tiling))
+        lanes = LANES[8 * dtype.itemsize]
+        return {
+            "tile": f"F({tile} x {tile}, 3 x 3): {tiling.points} products for {tile**2} x 9",
+            "lanes": f"{lanes} tiles",
+            "block": f"{cut.block_tiles} of {tiling.tiles} tiles x {cut.block_channels} input channels x "
+            f"{cut.block_panels * ROWS} output channels",
+            "tasks": f"{cut.tile_tasks} over tiles x {cut.panel_tasks} over output channels",
+            "weight": f"transformed {'panel by panel, when used' if cut.fused else 'before'}, "
+            f"{tiling.packing(dtype).size:,} bytes in all",
+        }
+
+    def forward(
+        self,
+        x: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        relu: bool,
+        out: np.ndarray,
+        shape: ConvShape,
+    ) -> None:
+        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
+
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Points | None:
+        tiling = tiling_of(shape, dtype, "forward")
+        fused = winograd_blocks.cut(tiling, dtype, tasks_of(tiling)).fused
+        return None if fused else tiling.packing(dtype)
+
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound:
+        tiling = tiling_of(shape, dtype, "forward")
+        run = prepare(tiling, dtype, relu, tasks_of(tiling), packed)
+        return run.run_packed if packed else run.run
+
+    def input_grad(
+        self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
+    ) -> None:
+        tiling = tiling_of(shape, out.dtype, "input_grad")
+        prepare(tiling, out.dtype, False, tasks_of(tiling)).run(grad_output, weight, None, out)
+
+    def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
+        raise NotImplementedError
