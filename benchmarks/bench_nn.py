@@ -125,3 +125,68 @@ def test_training_step(race: Race, net: Net) -> None:
         work=net.batch,
         unit="images/s",
     )
+
+
+# --- a tenth of an epoch ------------------------------------------------------------------------
+
+DIGITS = 6_000
+
+
+def many_digits(dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    return rng.standard_normal((DIGITS, 1, 28, 28)).astype(dtype), rng.integers(0, 10, DIGITS)
+
+
+def fastconv_fit(net: Net, dtype: Any) -> Callable[[], float]:
+    """`nn.fit` over all digits, with a learning rate of 0: the mean loss does not depend on their order."""
+    model, loss = build(net, dtype), nn.CrossEntropy()
+    optimizer = nn.Adam(model, lr=0)
+    x, labels = many_digits(dtype)
+    settings = {"loss": loss, "optimizer": optimizer, "epochs": 1, "batch_size": net.batch}
+
+    def fit() -> float:
+        return nn.fit(model, x, labels, **settings).loss[0]
+
+    return fit
+
+
+def torch_fit(net: Net) -> Contender:
+    """The loop of PyTorch's tutorials, but for the loader: the digits are in memory."""
+    torch = load_torch()
+    model = torch.nn.Sequential(*(getattr(torch.nn, kind)(*args) for kind, *args in net.layers))
+    state = build(net, np.float32).state_dict()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.0)
+    x, labels = map(torch.from_numpy, many_digits(np.float32))
+
+    def fit() -> float:
+        total = 0.0
+        for batch in torch.randperm(DIGITS).split(net.batch):
+            optimizer.zero_grad()
+            value = loss(model(x[batch]), labels[batch])
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(batch)
+        return total / DIGITS
+
+    return Contender(fit)
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+def test_tenth_of_an_epoch(race: Race, net: Net) -> None:
+    makers = {
+        "fastconv": lambda: Contender(fastconv_fit(net, np.float32)),
+        **({"torch": lambda: torch_fit(net)} if "torch" in race.peers else {}),
+    }
+    race(
+        line_up(makers),
+        np.array(fastconv_fit(net, np.float64)()),
+        np.float32,
+        operation="a tenth of an epoch, float32",
+        layer=net.name,
+        net="MNIST",
+        shape=f"{DIGITS} digits in batches of {net.batch}",
+        algorithm="auto",
+        work=DIGITS,
+        unit="images/s",
+    )

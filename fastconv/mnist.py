@@ -1,7 +1,7 @@
 """Train a small convolutional network on handwritten digits: ``python -m fastconv.mnist``.
 
-Without options it trains on 4,000 digits that need no network and tests on 1,000 others. Three
-networks can be chosen, each the first example that readers of some tutorial have met:
+Without options it trains on 4,000 digits that need no network and tests on 1,000 others. Four
+networks can be chosen, of which three are the first example that readers of some tutorial have met:
 
 pytorch
     Conv 8 and Conv 16, 3x3, each with ReLU and 2x2 pooling, dropout, Linear 128, log-softmax.
@@ -9,6 +9,9 @@ keras
     Conv 32, 3x3 without padding, ReLU, 2x2 pooling, Linear 100, softmax.
 numpy
     Channels last throughout: Conv 16 and Conv 32, 3x3, ReLU and 2x2 pooling, Linear 128.
+modern
+    What is usual by now: four convolutions with batch normalisation, digits that are turned, moved and
+    scaled at random, and a learning rate that rises and falls once. Above 99.5 % on the full test set.
 """
 
 from __future__ import annotations
@@ -41,6 +44,12 @@ class Model(NamedTuple):
     loss: type[nn.Loss]
     batch_size: int
     layout: str
+    lr: float = 1e-3
+    #: whether the learning rate goes through one cycle, and not down from the middle of the training on
+    one_cycle: bool = False
+    augment: nn.RandomAffine | None = None
+    #: unless told otherwise, with the embedded digits and with the full set
+    epochs: tuple[int, int] = (15, 10)
 
 
 def pytorch_net(rng: np.random.Generator) -> nn.Sequential:
@@ -93,10 +102,38 @@ def numpy_net(rng: np.random.Generator) -> nn.Sequential:
     )
 
 
+def modern_net(rng: np.random.Generator) -> nn.Sequential:
+    """Images (N, 1, 28, 28) to logits (N, 10).
+
+    Without padding, so that what remains shrinks fast: 26, 24, 12, 10, 8 and 4 cells a side.
+    """
+    layers: list[nn.Layer] = []
+    channels = 1
+    for number, out_channels in enumerate((16, 24, 32, 48)):
+        # the normalisation takes the mean out, and a bias with it
+        layers.append(nn.Conv2d(channels, out_channels, 3, bias=False, rng=rng))
+        layers += [nn.BatchNorm2d(out_channels), nn.ReLU()]
+        if number % 2:
+            layers.append(nn.MaxPool2d(2))
+        channels = out_channels
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(48 * 4 * 4, 10, rng=rng))
+
+
 MODELS = {
     "pytorch": Model(pytorch_net, nn.NLL, 64, "NCHW"),
     "keras": Model(keras_net, nn.CrossEntropy, 32, "NCHW"),
     "numpy": Model(numpy_net, nn.CrossEntropy, 64, "NHWC"),
+    "modern": Model(
+        modern_net,
+        nn.CrossEntropy,
+        100,
+        "NCHW",
+        lr=8e-3,
+        one_cycle=True,
+        # what comes in from beyond the borders is black, as `prepare` has it
+        augment=nn.RandomAffine(degrees=10, translate=2, scale=0.1, fill=-MEAN / STD),
+        epochs=(20, 8),
+    ),
 }
 
 
@@ -122,46 +159,55 @@ def train(
     *,
     epochs: int,
     batch_size: int | None = None,
-    lr: float = 1e-3,
+    lr: float | None = None,
     seed: int = 0,
     progress: bool = False,
     on_epoch: Callable[[nn.History], object] | None = None,
 ) -> Result:
     """Train one of `MODELS` by Adam and test it.
 
-    The learning rate stays at `lr` for the first half of the epochs and then falls in a straight
-    line, epoch by epoch, towards 0. Decided without the test digits of the full set and with other
-    splits of the embedded one: on 10,000 of MNIST's training digits the keras network ends at 98.8 %
-    against 98.2 % with a constant rate (two seeds), on the embedded digits the pytorch network at
+    Unless the model has one cycle, the learning rate stays at `lr` for the first half of the epochs and then
+    falls in a straight line, epoch by epoch, towards 0. Decided without the test digits of the full set and
+    with other splits of the embedded one: on 10,000 of MNIST's training digits the keras network ends at
+    98.8 % against 98.2 % with a constant rate (two seeds), on the embedded digits the pytorch network at
     97.1 % against 96.9 % (five splits). A fall from the first epoch on does as well on the large set,
     but worse on the small one, 96.6 %.
 
     The test digits are also what the validation figures of each epoch are of. Nothing is chosen by
     them, neither the epoch nor any setting, so the test is fair.
     """
-    build, loss, usual_batch, layout = MODELS[model]
+    chosen = MODELS[model]
+    lr = lr or chosen.lr
+    batch_size = batch_size or chosen.batch_size
     # one generator for the start values and the dropout, another for the order of the samples
     net_seed, order_seed = np.random.SeedSequence(seed).spawn(2)
-    net = build(np.random.default_rng(net_seed))
-    test_images = prepare(digits.test_images, layout)
+    net = chosen.build(np.random.default_rng(net_seed))
+    test_images = prepare(digits.test_images, chosen.layout)
     optimizer = nn.Adam(net, lr=lr)
+    schedule = None
+    if chosen.one_cycle:
+        steps = epochs * -(-len(digits.train_labels) // batch_size)
+        schedule = nn.OneCycleLR(optimizer, lr, steps)
 
     def after_epoch(history: nn.History) -> None:
-        optimizer.lr = lr * min(1, 2 * (1 - len(history.loss) / epochs))
+        if schedule is None:
+            optimizer.lr = lr * min(1, 2 * (1 - len(history.loss) / epochs))
         if on_epoch is not None:
             on_epoch(history)
 
     history = nn.fit(
         net,
-        prepare(digits.train_images, layout),
+        prepare(digits.train_images, chosen.layout),
         digits.train_labels,
-        loss=loss(),
+        loss=chosen.loss(),
         optimizer=optimizer,
         epochs=epochs,
-        batch_size=batch_size or usual_batch,
+        batch_size=batch_size,
         validation=(test_images, digits.test_labels),
         seed=np.random.default_rng(order_seed),
         progress=progress,
+        augment=chosen.augment,
+        schedule=schedule,
         on_epoch=after_epoch,
     )
     predicted = net.predict(test_images).argmax(1)
@@ -228,9 +274,11 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="DIR", type=Path, help="MNIST's four IDX files")
     source.add_argument("--download", action="store_true", help="fetch the full MNIST, once (11 MB)")
     result.add_argument("--model", choices=MODELS, default="pytorch", help="default: pytorch")
-    result.add_argument("--epochs", type=_positive, help="default: 15, or 10 with --data or --download")
-    result.add_argument("--batch-size", type=_positive, help="default: 64, keras 32")
-    result.add_argument("--lr", type=_rate, default=1e-3, help="of Adam, in the first half; default: 0.001")
+    result.add_argument(
+        "--epochs", type=_positive, help="default: 15, or 10 with the full set; modern 20, or 8"
+    )
+    result.add_argument("--batch-size", type=_positive, help="default: 64, keras 32, modern 100")
+    result.add_argument("--lr", type=_rate, help="of Adam, at its highest; default: 0.001, modern 0.008")
     result.add_argument("--seed", type=_seed, default=0, help="default: 0; one seed, one result")
     result.add_argument("--save", metavar="FILE", type=Path, help="write the net (safetensors)")
     result.add_argument("--plot", metavar="FILE", type=Path, help="draw loss and accuracy")
@@ -272,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ImportError) as error:
         return _failed(error)
     full = arguments.download or arguments.data is not None
-    epochs: int = arguments.epochs or (10 if full else 15)
+    epochs: int = arguments.epochs or MODELS[arguments.model].epochs[full]
 
     def report(history: nn.History) -> None:
         print(

@@ -29,6 +29,9 @@ from fastconv.jit import DISABLED, Kernel, address_of, compiled, ints
 #: waking another costs some microseconds.
 SERIAL_WORK = 32_768
 
+#: How often one of GNU's threads looks whether there is work before it sleeps.
+SPINS = "10000"
+
 _default_threads: int = numba.config.NUMBA_NUM_THREADS
 _local_threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
 _start_lock = threading.Lock()
@@ -173,7 +176,8 @@ def _launch(task: int, record: int, tasks: int) -> None:
         start()
     # Numba would wake all its threads, also those that get no task. Its setting is the calling
     # thread's, and the user's own kernels obey it too: put it back.
-    allowed = numba.get_num_threads()
+    # It is no more than the most, and asking takes as long as a small convolution.
+    allowed = tasks if tasks >= numba.config.NUMBA_NUM_THREADS else numba.get_num_threads()
     with _turns:
         if allowed > tasks:
             numba.set_num_threads(tasks)
@@ -199,21 +203,24 @@ def start() -> None:
 
 @contextlib.contextmanager
 def _patient_threads() -> Iterator[None]:
-    """Have OpenMP's threads sleep while they wait, unless the user has said otherwise.
+    """Have OpenMP's threads sleep soon after they have nothing to do, unless the user has said otherwise.
 
-    GNU's spin for milliseconds, in which the threads of NumPy's BLAS have no core: a training step
-    that goes to and fro between kernels and matrix products took 25 ms on 2 cores, and takes 9 ms.
-    The variable is read once, when the library is loaded by the first parallel call.
+    GNU's spin for milliseconds, in which the threads of NumPy's BLAS have no core: a training step that goes
+    to and fro between kernels and matrix products took 25 ms on 2 cores, and 9 ms with threads that sleep at
+    once. But waking one that sleeps takes 50 us, one that spins 5: so GNU's spin for about 0.1 ms, from one
+    kernel of a network to the next. The variables are read once, when the first parallel call loads the
+    library.
     """
-    name = "OMP_WAIT_POLICY"
-    if name in os.environ or "GOMP_SPINCOUNT" in os.environ:
+    names = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": SPINS}
+    if any(name in os.environ for name in names):
         yield
         return
-    os.environ[name] = "passive"
+    os.environ.update(names)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in names:
+            del os.environ[name]
 
 
 def _after_fork_in_child() -> None:

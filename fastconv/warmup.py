@@ -11,6 +11,12 @@ import numpy as np
 
 from fastconv import functional as F
 from fastconv import jit, threads
+from fastconv.algorithms.elementwise import relu
+from fastconv.algorithms.losses import cross_entropy
+from fastconv.algorithms.normalization import batch_norm, batch_norm_backward, plain
+from fastconv.algorithms.products import times, times_transposed
+from fastconv.algorithms.updates import ADAM, update
+from fastconv.functional.blocks import conv_block, conv_block_backward
 from fastconv.kernels import winograd
 from fastconv.kernels.simd import REGISTER_BYTES
 from fastconv.version import __version__
@@ -23,6 +29,9 @@ def _conv(dtype: np.dtype) -> None:
     for stride in (1, 2):
         y = F.conv2d(x, weight, weight[:, 0, 0, 0], stride)
         F.conv2d_backward(y, x, weight, stride)
+    x = np.ones((8, 2, 20, 20), dtype)  # a batch that has a way of its own
+    y = F.conv2d(x, weight)
+    F.conv2d_backward(y, x, weight)
     if not jit.DISABLED:
         # which of them a convolution needs depends on its size
         for kernels in (winograd.PACK_WEIGHT, winograd.TRANSFORM_INPUT, winograd.FORWARD):
@@ -48,11 +57,30 @@ def _adaptive_pool(dtype: np.dtype) -> None:
     F.adaptive_max_pool2d(x, 4)
 
 
+def _training(dtype: np.dtype) -> None:
+    """What `fastconv.nn` needs besides."""
+    x, weight = np.ones((8, 2, 20, 20), dtype), np.ones((2, 2, 3, 3), dtype)
+    block = conv_block(x, weight, None, (1, 0, 1, 1), True, True)
+    if block is not None and block[1] is not None:
+        conv_block_backward(block[0], x, weight, block[1], block[2], (True, True, True))
+    mean = np.ones(2, dtype)
+    y = batch_norm(x, mean, mean, mean, mean, 1e-5, known=False, relu=False) if plain(x) else x
+    if plain(x):
+        batch_norm_backward(y, x, None, mean, mean, mean, 1e-5)
+    matrix = np.ones((128, 128), dtype)
+    times_transposed(matrix, matrix, None, False)
+    times(matrix, matrix)
+    relu(matrix)
+    cross_entropy(matrix, np.zeros(128, np.int64))
+    update(ADAM, [(matrix,) * 4], (0,) * 7)
+
+
 _OPS: dict[str, Callable[[np.dtype], None]] = {
     "conv": _conv,
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "adaptive_pool": _adaptive_pool,
+    "training": _training,
 }
 
 
@@ -63,7 +91,8 @@ def warmup(dtypes: Iterable[str] = ("float32",), ops: Iterable[str] | None = Non
     ----------
     dtypes : iterable of "float32" and "float64"
     ops : iterable of str, optional
-        Of "conv", "max_pool", "avg_pool" and "adaptive_pool", every rank at once; None means all.
+        Of "conv", "max_pool", "avg_pool", "adaptive_pool", every rank at once, and "training", which is what
+        `fastconv.nn` needs besides; None means all.
 
     Raises
     ------

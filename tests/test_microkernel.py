@@ -9,6 +9,7 @@ import pytest
 from fastconv import jit
 from fastconv.jit import address_of
 from fastconv.kernels import simd
+from fastconv.kernels.dots import multiply_dots
 from fastconv.kernels.microkernel import (
     BIAS,
     LOAD,
@@ -133,3 +134,31 @@ def test_nan_is_not_clipped() -> None:
     c = np.zeros((ROWS, LANES[64]))
     run(address_of(a), address_of(b), address_of(np.zeros(1, np.int64)), address_of(c), 0.0)
     assert np.isnan(c).all()
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("vectors", range(1, VECTORS + 1))
+def test_tile_of_dots(bits: int, vectors: int) -> None:
+    @numba.njit
+    def run(a_rows, b_rows, depth, c, c_row, start):  # type: ignore[no-untyped-def]
+        multiply_dots(a_rows, b_rows, depth, c, c_row, start, vectors, simd.splat(0.0, bits))
+
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(f"f{bits // 8}")
+    lanes = LANES[bits]
+    x = rng.standard_normal(900).astype(dtype)
+    for depth in (1, 2, 11):
+        at = rng.integers(0, 900 - depth * lanes, ROWS + vectors)
+        rows = np.stack([x[first : first + depth * lanes] for first in at]).reshape(-1, depth, lanes)
+        before = rng.standard_normal((ROWS, vectors * lanes + 2)).astype(dtype)
+        table = address_of(x) + at * dtype.itemsize
+        for start, initial in {ZERO: 0, LOAD: before[:, :-2].reshape(ROWS, vectors, lanes)}.items():
+            c = before.copy()
+            tables = address_of(table), address_of(table) + 8 * ROWS
+            run(*tables, depth, address_of(c), c.strides[0], start)
+            pairs = rows[:ROWS, None].astype(np.float64), rows[None, ROWS:]
+            exact = (pairs[0] * pairs[1]).sum(2) + initial
+            scale = abs(pairs[0] * pairs[1]).sum(2) + abs(initial)
+            error = abs(c[:, :-2].reshape(exact.shape) - exact)
+            assert (error <= (depth + 2) * np.finfo(dtype).eps * scale).all()
+            np.testing.assert_array_equal(c[:, -2:], before[:, -2:])

@@ -67,12 +67,12 @@ def idx_folder(tmp_path: Path) -> Path:
 
 
 # what PyTorch and Keras count for these networks
-PARAMETERS = {"pytorch": 103_018, "keras": 542_230, "numpy": 206_922}
+PARAMETERS = {"pytorch": 103_018, "keras": 542_230, "numpy": 206_922, "modern": 32_266}
 
 
 @pytest.mark.parametrize("model", mnist.MODELS)
 def test_networks(model: str) -> None:
-    build, loss, _, layout = mnist.MODELS[model]
+    build, loss, _, layout, *_ = mnist.MODELS[model]
     net = build(np.random.default_rng(0))
     assert sum(param.size for param in net.params.values()) == PARAMETERS[model]
     x = mnist.prepare(toy_digits(3).train_images, layout)
@@ -88,7 +88,7 @@ def test_the_networks_are_those_of_the_tutorials() -> None:
     rng = np.random.default_rng(0)
     layers = {
         model: [type(layer).__name__ for layer in mnist.MODELS[model].build(rng).layers]
-        for model in mnist.MODELS
+        for model in ("pytorch", "keras", "numpy")
     }
     conv = ["Conv2d", "ReLU", "MaxPool2d"]
     dense = ["Flatten", "Linear", "ReLU", "Linear"]
@@ -122,7 +122,8 @@ def test_prepare_centres_and_leaves_the_images() -> None:
 def test_training_learns_and_a_seed_gives_the_same_bits(model: str) -> None:
     digits = toy_digits()
     a, b = (mnist.train(digits, model, epochs=6, batch_size=16, seed=4) for _ in range(2))
-    assert a.test_accuracy > 0.9
+    # these classes are a move apart, which the modern network learns to overlook
+    assert a.test_accuracy > (0.9 if mnist.MODELS[model].augment is None else 0.5)
     assert a.test_accuracy == b.test_accuracy == a.history.val_accuracy[-1]
     assert a.history.loss == b.history.loss
     for name, value in a.net.state_dict().items():

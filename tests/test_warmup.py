@@ -16,7 +16,9 @@ from fastconv.__main__ import main
 @pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: there is nothing to compile")
 def test_warmup_leaves_nothing_to_compile(tmp_path: Path) -> None:
     cache = {"FASTCONV_CACHE_DIR": str(tmp_path)}
-    python("import fastconv; fastconv.warmup(dtypes=['float32'], ops=['conv', 'max_pool'])", **cache)
+    python(
+        "import fastconv; fastconv.warmup(dtypes=['float32'], ops=['conv', 'max_pool', 'training'])", **cache
+    )
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nbc")}
     assert before
     use = """
@@ -26,6 +28,16 @@ def test_warmup_leaves_nothing_to_compile(tmp_path: Path) -> None:
         fastconv.conv2d_backward(y, x, weight, stride=2)
         y, indices = fastconv.max_pool2d(x, 3, return_indices=True)
         fastconv.max_pool2d_backward(y, indices, x.shape)
+
+        from fastconv import nn
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Flatten(), nn.Dropout(), nn.Linear(8 * 11 * 11, 60), nn.ReLU(), nn.Linear(60, 10),
+        )
+        images, labels = np.ones((16, 1, 28, 28), np.float32), np.arange(16) % 10
+        nn.fit(
+            net, images, labels, loss=nn.CrossEntropy(), optimizer=nn.Adam(net), epochs=1, batch_size=16
+        )
     """
     python(use, **cache)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nbc")} == before

@@ -12,11 +12,12 @@ from fastconv.algorithms.gemm import Gemm
 from fastconv.algorithms.im2col import Im2col, Im2colPool
 from fastconv.algorithms.naive import Naive, NaivePool
 from fastconv.algorithms.pooling import DirectPool
+from fastconv.algorithms.shift import Shift
 from fastconv.algorithms.winograd import Winograd
 
 __all__ = ["ALGORITHMS", "OPERATIONS", "POOL_ALGORITHMS", "Algorithm", "Auto", "PoolAlgorithm"]
 
-_CONV = (Winograd(), Gemm(), Im2col(), Naive())
+_CONV = (Shift(), Winograd(), Gemm(), Im2col(), Naive())
 _POOL = (DirectPool(), Im2colPool(), NaivePool())
 
 #: Convolution algorithms by name, the preferred first.

@@ -25,7 +25,7 @@ Fewer vectors (the tails of a row of panels) keep ROWS, so that A's panels have 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from llvmlite import ir
 from numba import types
@@ -80,7 +80,7 @@ def multiply_tile(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b, offsets, depth, c, c_row, start, bias, least = args[:9]
-        tile = _Tile(builder, like, count)
+        tile = Tile(builder, like, count)
         rows = tile.rows(c, c_row)
         initial = tile.begin(rows, start, bias)
         tile.store(rows, tile.loop(_Panel(tile, a, b, offsets), depth, initial), least)
@@ -114,7 +114,7 @@ def multiply_rows(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a_rows, offsets, b, depth, c, c_row, start = args[:7]
-        tile = _Tile(builder, like, count)
+        tile = Tile(builder, like, count)
         rows = tile.rows(c, c_row)
         initial = tile.begin(rows, start)
         tile.store(rows, tile.loop(_Rows(tile, a_rows, offsets, b), depth, initial))
@@ -154,7 +154,7 @@ def multiply_pixels(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a_rows, a_skip, taps, depth, b, c_rows, c_skip, start, bias, least, last = args[:11]
-        tile = _Tile(builder, like, count, last)
+        tile = Tile(builder, like, count, last)
         rows = [builder.add(tile.word_at(c_rows, tile.word(row)), c_skip) for row in range(ROWS)]
         initial = tile.begin(rows, start, bias, bias_per_row=False)
         tile.store(rows, tile.loop_over_taps(a_rows, a_skip, taps, depth, b, initial), least)
@@ -164,7 +164,7 @@ def multiply_pixels(
     return types.void(*arguments), codegen
 
 
-class _Tile:
+class Tile:
     """Writes the code of one tile; of whole vectors, or with the last one of each row cut to `last` lanes."""
 
     def __init__(self, builder: Any, like: Vector, vectors: int, last: Any = None) -> None:
@@ -291,7 +291,7 @@ class _Tile:
         builder.position_at_end(after)
         return totals
 
-    def loop(self, operands: _Panel | _Rows | _Pixels, depth: Any, initial: list[Any]) -> list[Any]:
+    def loop(self, operands: Operands, depth: Any, initial: list[Any]) -> list[Any]:
         """The multiply-adds; the accumulators after the last."""
         builder = self.builder
         before = builder.block
@@ -336,10 +336,21 @@ class _Tile:
                 builder.store(total, place).align = self.element_bytes
 
 
+class Operands(Protocol):
+    """What `Tile.loop` multiplies."""
+
+    #: what changes from step to step, and by how many bytes
+    panel: Any
+    panel_step: int
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """What to multiply in step k: a vector for each row of the tile, and one for each column."""
+
+
 class _Panel:
     """Operands of `multiply_tile`: A is a packed panel, B's rows are found by a table."""
 
-    def __init__(self, tile: _Tile, a: Any, b: Any, offsets: Any) -> None:
+    def __init__(self, tile: Tile, a: Any, b: Any, offsets: Any) -> None:
         self.tile, self.panel, self.b, self.offsets = tile, a, b, offsets
         self.panel_step = ROWS * tile.element_bytes
 
@@ -353,7 +364,7 @@ class _Panel:
 class _Rows:
     """Operands of `multiply_rows`: A's rows and columns are found by tables, B is a packed panel."""
 
-    def __init__(self, tile: _Tile, a_rows: Any, offsets: Any, b: Any) -> None:
+    def __init__(self, tile: Tile, a_rows: Any, offsets: Any, b: Any) -> None:
         self.tile, self.panel, self.offsets = tile, b, offsets
         self.panel_step = tile.vectors * tile.vector_bytes
         self.a_rows = [tile.word_at(a_rows, tile.word(row)) for row in range(ROWS)]
@@ -369,7 +380,7 @@ class _Rows:
 class _Pixels:
     """Operands of `multiply_pixels`: A's rows are contiguous, B is a packed panel."""
 
-    def __init__(self, tile: _Tile, rows: list[Any], b: Any) -> None:
+    def __init__(self, tile: Tile, rows: list[Any], b: Any) -> None:
         self.tile, self.rows, self.panel = tile, rows, b
         self.panel_step = tile.vectors * tile.vector_bytes
 

@@ -16,6 +16,7 @@ Sequential(
 """
 
 from fastconv.nn.activations import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastconv.nn.augment import RandomAffine
 from fastconv.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose2d
 from fastconv.nn.dense import Dropout, Flatten, Linear
 from fastconv.nn.layer import Layer, Sequential
@@ -24,6 +25,7 @@ from fastconv.nn.normalization import BatchNorm2d
 from fastconv.nn.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastconv.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from fastconv.nn.saving import load, save
+from fastconv.nn.schedules import CosineAnnealingLR, OneCycleLR, Schedule
 from fastconv.nn.train import History, fit
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "ConvTranspose2d",
+    "CosineAnnealingLR",
     "CrossEntropy",
     "Dropout",
     "Flatten",
@@ -49,9 +52,12 @@ __all__ = [
     "LogSoftmax",
     "Loss",
     "MaxPool2d",
+    "OneCycleLR",
     "Optimizer",
     "RMSprop",
+    "RandomAffine",
     "ReLU",
+    "Schedule",
     "Sequential",
     "Sigmoid",
     "Softmax",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, ClassVar
 
@@ -11,8 +11,9 @@ from numpy.typing import DTypeLike
 
 from fastconv import functional as F
 from fastconv.arguments import canonical, check_layout, per_axis
+from fastconv.functional.blocks import conv_block, conv_block_backward
 from fastconv.nn.activations import ReLU
-from fastconv.nn.layer import Array, Layer, Rng, floating_dtype, positive, uniform
+from fastconv.nn.layer import Array, Fused, Layer, Rng, floating_dtype, positive, uniform
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -119,10 +120,13 @@ class _Convolution(Layer):
             **self._keywords,
             needs=(need_x, True, has_bias),
         )
-        self._grads["weight"] = grads.weight
-        if has_bias:
-            self._grads["bias"] = grads.bias
+        self._store(grads)
         return grads.x
+
+    def _store(self, grads: F.ConvGrads) -> None:
+        for name, grad in (("weight", grads.weight), ("bias", grads.bias)):
+            if grad is not None:
+                self._grads[name] = grad
 
     def _checked(self, x: Array) -> Array:
         x = self._floating(x)
@@ -195,12 +199,15 @@ class _Conv(_Convolution):
         self.padding_mode = padding_mode
         self._positional = (self.stride, padding, self.dilation, self.groups)
         self._keywords = {"padding_mode": padding_mode, "layout": layout}
+        self._block_arguments = canonical(self._positional)
 
-    def _forward_fused(self, follower: Layer, x: Array, training: bool) -> Array | None:
+    def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
         # a ReLU is free where the sums are still in registers; its own pass costs one over memory
-        if type(follower) is not ReLU or type(self).forward is not _Convolution.forward:
+        if not followers or type(followers[0]) is not ReLU or type(self).forward is not _Convolution.forward:
             return None
-        return follower.keep_output(self._forward(x, training, {"activation": "relu"}), training)
+        relu = followers[0]
+        y = self._forward(x, training, {"activation": "relu"})
+        return Fused(relu.keep_output(y, training), 2, None)
 
 
 class Conv1d(_Conv):
@@ -253,6 +260,33 @@ class Conv2d(_Conv):
     rank = 2
     function = staticmethod(F.conv2d)
     gradients = staticmethod(F.conv2d_backward)
+
+    def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
+        plain = self.padding_mode == "zeros" and self.layout == "NCHW" and type(self) is Conv2d
+        if not plain or not followers or type(followers[0]) is not ReLU:
+            return super()._forward_fused(followers, x, training)
+        joined = [self, followers[0]]
+        if len(followers) > 1 and followers[1]._pools_pairs():
+            joined.append(followers[1])
+        x = self._checked(x)
+        weight, bias = self._params["weight"], self._params.get("bias")
+        block = None
+        if x.dtype == weight.dtype:
+            block = conv_block(x, weight, bias, self._block_arguments, len(joined) == 3, training)
+        if block is None:
+            return super()._forward_fused(followers, x, training)
+        y, noted, shape = block
+        for layer in joined:
+            layer._keep(False)
+
+        def backward(grad_y: Array, need_x: bool) -> Array | None:
+            joined[-1]._check_grad(grad_y, y.shape, y.dtype)
+            assert noted is not None  # it was a training forward
+            grads = conv_block_backward(grad_y, x, weight, noted, shape, (need_x, True, bias is not None))
+            self._store(grads)
+            return grads.x
+
+        return Fused(y, len(joined), backward if training else None)
 
 
 class Conv3d(_Conv):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.algorithms.elementwise import Choice, dropout
+from fastconv.algorithms.products import times, times_transposed
 from fastconv.arguments import check_layout
-from fastconv.nn.layer import Array, Layer, Rng, floating_dtype, positive, uniform
+from fastconv.nn.activations import ReLU
+from fastconv.nn.layer import Array, Fused, Layer, Rng, floating_dtype, positive, uniform
 
 
 class Linear(Layer):
@@ -51,29 +55,44 @@ class Linear(Layer):
             self._params["bias"] = uniform(generator, shape[:1], self.in_features, kind)
 
     def forward(self, x: Array, training: bool = False) -> Array:
+        return self._forward(x, training, False)
+
+    def _forward(self, x: Array, training: bool, relu: bool) -> Array:
         x = self._floating(x)
-        weight = self._params["weight"]
+        weight, bias = self._params["weight"], self._params.get("bias")
         if x.dtype != weight.dtype:
             raise TypeError(f"{self!r}: x is {x.dtype}, but the parameters are {weight.dtype}")
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{self!r}: the last axis of x must have {self.in_features} features, got shape {x.shape}"
             )
-        y: Array = x @ weight.T  # (..., I) x (I, O)
-        if "bias" in self._params:
-            y += self._params["bias"]
         self._keep(training, x)
+        y = times_transposed(x, weight, bias, relu) if x.ndim == 2 else None
+        if y is None:
+            y = x @ weight.T  # (..., I) x (I, O)
+            if bias is not None:
+                y += bias
+            if relu:
+                np.maximum(y, 0, out=y)
         return y
+
+    def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
+        if not followers or type(followers[0]) is not ReLU or type(self) is not Linear:
+            return None
+        return Fused(followers[0].keep_output(self._forward(x, training, True), training), 2, None)
 
     def backward(self, grad_y: Array) -> Array:
         self.backward_params(grad_y)
-        return grad_y @ self._params["weight"]  # (..., O) x (O, I)
+        grad_x = times(grad_y, self._params["weight"]) if grad_y.ndim == 2 else None
+        return grad_y @ self._params["weight"] if grad_x is None else grad_x  # (..., O) x (O, I)
 
     def backward_params(self, grad_y: Array) -> None:
         (x,) = self._recall()
         self._check_grad(grad_y, (*x.shape[:-1], self.out_features), x.dtype)
         rows = grad_y.reshape(-1, self.out_features)
-        self._grads["weight"] = rows.T @ x.reshape(-1, self.in_features)  # (O, N) x (N, I)
+        columns = x.reshape(-1, self.in_features)
+        grad_weight = times(rows.T, columns)
+        self._grads["weight"] = rows.T @ columns if grad_weight is None else grad_weight  # (O, N) x (N, I)
         if "bias" in self._params:
             self._grads["bias"] = rows.sum(0)
 
@@ -158,19 +177,21 @@ class Dropout(Layer):
         if not training:
             self._keep(False)
             return x
-        # 24 random bits an element are plenty, and half as many to draw as for float64
-        mask = (self._rng.random(x.shape, np.float32) >= self.p).astype(x.dtype)
-        if self.p < 1:
-            mask *= 1 / (1 - self.p)
-        self._keep(True, mask)
-        y: Array = x * mask
-        return y
+        # two words that the choices are made from: drawing a number for each element takes longer than a
+        # convolution
+        seed, salt = self._rng.integers(0, 1 << 32, 2).tolist()
+        share = round(self.p * 2**32)
+        choice = Choice(seed, salt, share) if share < 2**32 else None
+        self._keep(True, choice, x.shape, x.dtype)
+        return self._apply(x, choice)
 
     def backward(self, grad_y: Array) -> Array:
-        (mask,) = self._recall()
-        self._check_grad(grad_y, mask.shape, mask.dtype)
-        grad_x: Array = grad_y * mask
-        return grad_x
+        choice, shape, dtype = self._recall()
+        self._check_grad(grad_y, shape, dtype)
+        return self._apply(grad_y, choice)
+
+    def _apply(self, x: Array, choice: Choice | None) -> Array:
+        return x * x.dtype.type(0) if choice is None else dropout(x, choice)
 
     def _describe(self) -> str:
         return f"p={self.p}"

@@ -6,8 +6,8 @@ next forward. An inference forward drops it, so a network at rest holds its para
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -166,7 +166,8 @@ class Layer:
         if self._saved is None:
             raise RuntimeError(
                 f"{self!r}: backward needs a forward(x, training=True) just before it; "
-                "none ran, or the last forward was for inference, which keeps nothing"
+                "none ran, or the last forward was for inference, which keeps nothing, or it ran "
+                "together with its neighbours in a Sequential, whose backward is the one to call"
             )
         return self._saved
 
@@ -180,9 +181,13 @@ class Layer:
             raise TypeError(f"{self!r}: x must be float32 or float64, got {x.dtype}")
         return x if type(x) is np.ndarray and x.dtype.isnative else np.asarray(x, native)
 
-    def _forward_fused(self, follower: Layer, x: Array, training: bool) -> Array | None:
-        """The forward of this layer and the next in one go, or None where there is no such way."""
+    def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
+        """The forward of this layer and the first followers in one go, or None where there is no way."""
         return None
+
+    def _pools_pairs(self) -> bool:
+        """Whether this is max pooling of 2 x 2 cells, which a convolution can do with its own result."""
+        return False
 
     def _describe(self) -> str:
         """The arguments, for repr."""
@@ -192,8 +197,24 @@ class Layer:
         return f"{type(self).__name__}({self._describe()})"
 
 
+class Fused(NamedTuple):
+    """Layers that ran as one.
+
+    Where `backward` is None they have kept what each by itself needs for its own. Else it is theirs together:
+    called with grad_y and whether the gradient of x is needed, it stores those of the parameters.
+    """
+
+    y: Array
+    layers: int
+    backward: Callable[[Array, bool], Array | None] | None
+
+
 class Sequential(Layer):
     """Layers in a row, each fed with the output of the one before.
+
+    Neighbours that can be computed in one go are: what lies between a convolution and the ReLU and the
+    pooling behind it never gets into memory. So after a forward of the network it is the network's backward
+    that works, and not that of each layer in it.
 
     Parameters
     ----------
@@ -216,6 +237,8 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential: argument {index} must be a Layer, got {layer!r}")
         self.layers = layers
+        # what ran in the last forward: the first layer's number, and the backward of layers that ran as one
+        self._runs: list[tuple[int, Callable[[Array, bool], Array | None] | None]] = []
         leaves = list(self._leaves())
         for index, leaf in enumerate(leaves):
             if any(leaf is other for other in leaves[:index]):
@@ -253,39 +276,56 @@ class Sequential(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         layers, index = self.layers, 0
+        self._runs = []
         try:
             while index < len(layers):
-                y = None
-                if index + 1 < len(layers):
-                    y = layers[index]._forward_fused(layers[index + 1], x, training)
-                    index += y is not None
-                x = layers[index].forward(x, training) if y is None else y
-                index += 1
+                fused = layers[index]._forward_fused(layers[index + 1 :], x, training)
+                if fused is None:
+                    fused = Fused(layers[index].forward(x, training), 1, None)
+                if fused.backward is None:
+                    self._runs += [(i, None) for i in range(index, index + fused.layers)]
+                else:
+                    self._runs.append((index, fused.backward))
+                x = fused.y
+                index += fused.layers
         except (ValueError, TypeError, RuntimeError) as error:
             error.add_note(f"in the forward of layer {index}: {layers[index]!r}")
             raise
         return x
 
     def backward(self, grad_y: Array) -> Array:
-        return self._backward(grad_y, 0)
+        grad_x = self._backward(grad_y, 0, True)
+        assert grad_x is not None
+        return grad_x
 
     def backward_params(self, grad_y: Array) -> None:
         # nothing in front of the first layer with parameters is of use
         first = next((i for i, layer in enumerate(self.layers) if layer.params), None)
         if first is not None:
-            grad_y = self._backward(grad_y, first + 1)
-            self.layers[first].backward_params(grad_y)
+            self._backward(grad_y, first, False)
 
-    def _backward(self, grad: Array, stop: int) -> Array:
-        """Backward through the layers from the last one to number `stop`."""
-        index = stop
+    def _backward(self, grad: Array, stop: int, need_x: bool) -> Array | None:
+        """Backward through the layers from the last one to number `stop`; of that, what is needed."""
+        layers, index = self.layers, stop
+        # before the first forward each layer says by itself that it needs one
+        runs = self._runs or [(i, None) for i in range(len(layers))]
+        result: Array | None = grad
         try:
-            for index in range(len(self.layers) - 1, stop - 1, -1):
-                grad = self.layers[index].backward(grad)
+            for index, fused in reversed(runs):
+                if index < stop:
+                    break
+                needed = need_x or index > stop
+                assert result is not None
+                if fused is not None:
+                    result = fused(result, needed)
+                elif needed:
+                    result = layers[index].backward(result)
+                else:
+                    layers[index].backward_params(result)
         except (ValueError, TypeError, RuntimeError) as error:
-            error.add_note(f"in the backward of layer {index}: {self.layers[index]!r}")
+            error.add_note(f"in the backward of layer {index}: {layers[index]!r}")
             raise
-        return grad
+        return result
 
     def __repr__(self) -> str:
         lines = [f"  {index}: {layer!r}".replace("\n", "\n  ") for index, layer in enumerate(self.layers)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.algorithms.losses import cross_entropy
 from fastconv.nn.layer import Array
 
 
@@ -34,8 +35,8 @@ class Loss:
             raise RuntimeError(f"{type(self).__name__}.backward: call forward(pred, target) first")
         return self._saved
 
-    def _check_classes(self, pred: Array, target: Array) -> tuple[Array, Array]:
-        """Check scores (N, C) against labels (N,); indices of each row's own label."""
+    def _check_classes(self, pred: Array, target: Array) -> Array:
+        """Check scores (N, C) against labels (N,), but for their range."""
         name = type(self).__name__
         self._check_floating(pred)
         if pred.ndim != 2 or pred.size == 0:
@@ -51,12 +52,21 @@ class Loss:
                 f"{name}: target must have one label per row of pred, shape {pred.shape[:1]}, "
                 f"got {target.shape}"
             )
+        return target
+
+    def _check_labels(self, pred: Array, wrong: int | None) -> None:
+        if wrong is not None:
+            raise ValueError(
+                f"{type(self).__name__}: labels must be from 0 to {pred.shape[1] - 1}, the last class "
+                f"of pred, got {wrong}"
+            )
+
+    def _rows_and_labels(self, pred: Array, target: Array) -> tuple[Array, Array]:
+        """Indices of each row's own label."""
+        target = self._check_classes(pred, target)
         least, most = int(target.min()), int(target.max())
         if least < 0 or most >= pred.shape[1]:
-            wrong = least if least < 0 else most
-            raise ValueError(
-                f"{name}: labels must be from 0 to {pred.shape[1] - 1}, the last class of pred, got {wrong}"
-            )
+            self._check_labels(pred, least if least < 0 else most)
         return np.arange(len(target)), target
 
     def _check_floating(self, pred: Array) -> None:
@@ -84,22 +94,16 @@ class CrossEntropy(Loss):
     """
 
     def forward(self, pred: Array, target: Array) -> float:
-        rows, labels = self._check_classes(pred, target)
-        shifted = pred - pred.max(1, keepdims=True)
-        probability = np.exp(shifted)
-        total = probability.sum(1)
-        # log(total) - shifted, not -log(probability): exact also where that is 0
-        value = (np.log(total) - shifted[rows, labels]).mean(dtype=np.float64)
-        probability /= total[:, None]
-        self._saved = probability, rows, labels
-        return float(value)
+        value, grad, wrong = cross_entropy(pred, self._check_classes(pred, target))
+        self._check_labels(pred, wrong)
+        self._saved = (grad,)
+        return value
 
     def backward(self) -> Array:
-        probability, rows, labels = self._recall()
-        grad: Array = probability.copy()
-        grad[rows, labels] -= 1
-        grad /= len(rows)
-        return grad
+        (grad,) = self._recall()
+        # the caller may write into it
+        copy: Array = grad.copy()
+        return copy
 
 
 class NLL(Loss):
@@ -113,7 +117,7 @@ class NLL(Loss):
     """
 
     def forward(self, pred: Array, target: Array) -> float:
-        rows, labels = self._check_classes(pred, target)
+        rows, labels = self._rows_and_labels(pred, target)
         self._saved = pred.shape, pred.dtype, rows, labels
         return float(-pred[rows, labels].mean(dtype=np.float64))
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.algorithms.normalization import batch_norm, batch_norm_backward
+from fastconv.algorithms.normalization import plain as is_plain
 from fastconv.arguments import check_layout
-from fastconv.nn.layer import Array, Layer, floating_dtype, positive
+from fastconv.nn.activations import ReLU
+from fastconv.nn.layer import Array, Fused, Layer, floating_dtype, positive
 
 
 class BatchNorm2d(Layer):
@@ -77,6 +82,8 @@ class BatchNorm2d(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         x = self._checked(x)
+        if self._is_plain(x) and not (training and self.frozen):
+            return self._by_kernel(x, training, None)
         if not training:
             self._keep(False)
             return self._affine_of_running(x)
@@ -96,7 +103,54 @@ class BatchNorm2d(Layer):
         y += self._spread(self._params["bias"])
         return y
 
+    def _is_plain(self, x: Array) -> bool:
+        """Whether there is a kernel for it."""
+        return self.layout == "NCHW" and is_plain(x, *self._params.values(), *self._buffers.values())
+
+    def _by_kernel(self, x: Array, training: bool, relu: ReLU | None) -> Array:
+        """The forward, and that of a ReLU behind it, in one pass over memory."""
+        weight, bias = self._params.get("weight"), self._params.get("bias")
+        mean, var = self._buffers["running_mean"], self._buffers["running_var"]
+        if training:
+            self._check_count(x)
+            mean, var = np.empty_like(mean), np.empty_like(var)
+        clipped = relu is not None
+        y = batch_norm(x, mean, var, weight, bias, self.eps, known=not training, relu=clipped)
+        self._keep(training, x, y if clipped else None, mean, var)
+        if relu is not None:
+            relu._keep(False)
+        if training:
+            self._track(mean, var, x.size // self.num_features)
+        return y
+
+    def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
+        if not followers or type(followers[0]) is not ReLU or type(self) is not BatchNorm2d:
+            return None
+        x = self._checked(x)
+        if not self._is_plain(x) or (training and self.frozen):
+            return None
+        y = self._by_kernel(x, training, followers[0])
+        saved, self._saved = self._saved, None
+
+        def backward(grad_y: Array, need_x: bool) -> Array:
+            followers[0]._check_grad(grad_y, y.shape, y.dtype)
+            assert saved is not None
+            return self._back_by_kernel(grad_y, *saved)
+
+        return Fused(y, 2, backward if training else None)
+
+    def _back_by_kernel(self, grad_y: Array, x: Array, y: Array | None, mean: Array, var: Array) -> Array:
+        weight = self._params.get("weight")
+        grads = batch_norm_backward(grad_y, x, y, mean, var, weight, self.eps)
+        if weight is not None:
+            self._grads["weight"], self._grads["bias"] = grads[1:]
+        return grads[0]
+
     def backward(self, grad_y: Array) -> Array:
+        if len(self._recall()) == 4:
+            x, y, mean, var = self._recall()
+            self._check_grad(grad_y, x.shape, x.dtype)
+            return self._back_by_kernel(grad_y, x, y, mean, var)
         normal, inverse, frozen = self._recall()
         self._check_grad(grad_y, normal.shape, normal.dtype)
         grad_weight = self._channel_dot(grad_y, normal)
@@ -120,16 +174,25 @@ class BatchNorm2d(Layer):
 
     def _batch_statistics(self, x: Array) -> tuple[Array, Array, Array]:
         """Mean, biased variance and x - mean of the batch; the running estimates are updated."""
+        count = self._check_count(x)
+        mean = self._channel_sum(x) / count
+        centred = x - self._spread(mean)
+        var = self._channel_dot(centred, centred) / count
+        self._track(mean, var, count)
+        return mean, var, centred
+
+    def _check_count(self, x: Array) -> int:
+        """Values per channel."""
         count = x.size // self.num_features
         if count < 2:
             raise ValueError(
                 f"{self!r}: training needs more than one value per channel to estimate a variance, "
                 f"got x of shape {x.shape}"
             )
-        mean = self._channel_sum(x) / count
-        centred = x - self._spread(mean)
-        var = self._channel_dot(centred, centred) / count
+        return count
 
+    def _track(self, mean: Array, var: Array, count: int) -> None:
+        """Update the running estimates."""
         batches = self._buffers["num_batches_tracked"]
         batches += 1
         share = 1 / int(batches) if self.momentum is None else self.momentum
@@ -137,7 +200,6 @@ class BatchNorm2d(Layer):
             running = self._buffers[name]
             running *= 1 - share
             running += share * new
-        return mean, var, centred
 
     def _affine_of_running(self, x: Array) -> Array:
         """Inference: one multiplication and one addition per element."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastconv.algorithms.updates import ADAM, MOMENTUM, NESTEROV, update
+from fastconv.algorithms.updates import SGD as SGD_RULE
 from fastconv.nn.layer import Array, Layer
 
 
@@ -63,11 +65,28 @@ class Optimizer:
                 "run the network's backward first"
             )
         self.steps += 1
+        if self._update_all(params, grads):
+            return
         for name, param in params.items():
-            if name not in self._state:
-                self._state[name] = {}
+            state = self._state.setdefault(name, {})
+            if name not in self._scratch:
                 self._scratch[name] = np.empty_like(param)
-            self._update(param, grads[name], self._state[name], self._scratch[name])
+            self._update(param, grads[name], state, self._scratch[name])
+
+    def _update_all(self, params: dict[str, Array], grads: dict[str, Array]) -> bool:
+        """Change all parameters in one pass, if there is a way: whether there was."""
+        return False
+
+    def _remembered(self, params: dict[str, Array], *names: str) -> list[list[Array]]:
+        """What the rule remembers of each parameter: at first zeros."""
+        found = []
+        for name, param in params.items():
+            state = self._state.setdefault(name, {})
+            for key in names:
+                if key not in state:
+                    state[key] = np.zeros_like(param)
+            found.append([state[key] for key in names])
+        return found
 
     def _update(self, param: Array, grad: Array, state: dict[str, Array], scratch: Array) -> None:
         """Change `param` in place; `grad` is the network's and stays as it is."""
@@ -128,6 +147,22 @@ class SGD(Optimizer):
                 f"got momentum = {momentum}, dampening = {dampening}"
             )
         self.nesterov = nesterov
+
+    def _update_all(self, params: dict[str, Array], grads: dict[str, Array]) -> bool:
+        known = [bool(self._state.get(name)) for name in params]
+        if type(self) is not SGD or (self.momentum and any(known) != all(known)):
+            return False
+        names = ("velocity",) if self.momentum else ()
+        arrays = self._remembered(params, *names)
+        tensors = [(params[n], grads[n], *a) for n, a in zip(params, arrays, strict=True)]
+        rule = (NESTEROV if self.nesterov else MOMENTUM) if self.momentum else SGD_RULE
+        # the first gradient enters undampened
+        share = 1 - self.dampening if all(known) else 1
+        if update(rule, tensors, (self.weight_decay, self.lr, self.momentum, share)):
+            return True
+        if not all(known):
+            self._state.clear()
+        return False
 
     def _update(self, param: Array, grad: Array, state: dict[str, Array], scratch: Array) -> None:
         grad = self._decayed(param, grad, scratch)
@@ -240,14 +275,26 @@ class Adam(Optimizer):
         self.betas = (_fraction(name, "betas[0]", first), _fraction(name, "betas[1]", second))
         self.eps = _not_negative(name, "eps", eps)
 
+    def _update_all(self, params: dict[str, Array], grads: dict[str, Array]) -> bool:
+        return type(self) is Adam and self._adam_all(params, grads, self.weight_decay, 0)
+
+    def _adam_all(
+        self, params: dict[str, Array], grads: dict[str, Array], decay: float, decoupled: float
+    ) -> bool:
+        beta1, beta2 = self.betas
+        arrays = self._remembered(params, "mean", "square")
+        tensors = [(params[n], grads[n], *a) for n, a in zip(params, arrays, strict=True)]
+        scale = 1 / np.sqrt(1 - beta2**self.steps).item()
+        size = self.lr / (1 - beta1**self.steps)
+        return update(ADAM, tensors, (decay, 1 - self.lr * decoupled, beta1, beta2, scale, self.eps, size))
+
     def _update(self, param: Array, grad: Array, state: dict[str, Array], scratch: Array) -> None:
         self._adam(param, self._decayed(param, grad, scratch), state, scratch)
 
     def _adam(self, param: Array, grad: Array, state: dict[str, Array], scratch: Array) -> None:
-        if not state:
-            state["mean"] = np.zeros_like(param)
-            state["square"] = np.zeros_like(param)
-            state["room"] = np.empty_like(param)
+        for name in ("mean", "square", "room"):
+            if name not in state:
+                state[name] = np.zeros_like(param)
         beta1, beta2 = self.betas
         mean, square, room = state["mean"], state["square"], state["room"]
         # mean += (1 - beta1) (grad - mean); `grad` may lie in scratch, so that comes last
@@ -288,6 +335,9 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(net, lr, betas, eps, weight_decay)
+
+    def _update_all(self, params: dict[str, Array], grads: dict[str, Array]) -> bool:
+        return type(self) is AdamW and self._adam_all(params, grads, 0, self.weight_decay)
 
     def _update(self, param: Array, grad: Array, state: dict[str, Array], scratch: Array) -> None:
         param *= 1 - self.lr * self.weight_decay

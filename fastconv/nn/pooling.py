@@ -80,6 +80,16 @@ class MaxPool2d(_Pool):
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode, layout)
 
+    def _pools_pairs(self) -> bool:
+        return (
+            type(self) is MaxPool2d
+            and self.kernel_size == self.stride == (2, 2)
+            and self.padding in (0, (0, 0), "valid")
+            and self.dilation == (1, 1)
+            and not self.ceil_mode
+            and self.layout == "NCHW"
+        )
+
     def forward(self, x: Array, training: bool = False) -> Array:
         x = self._floating(x)
         # inference does without the indices

@@ -12,6 +12,7 @@ import numpy as np
 from fastconv.nn.layer import Array, Layer, positive
 from fastconv.nn.losses import Loss
 from fastconv.nn.optim import Optimizer
+from fastconv.nn.schedules import Schedule
 
 
 @dataclass
@@ -50,6 +51,8 @@ def fit(
     validation: tuple[Array, Array] | None = None,
     seed: int | np.random.Generator | None = None,
     progress: bool = False,
+    augment: Callable[[Array, np.random.Generator], Array] | None = None,
+    schedule: Schedule | None = None,
     on_epoch: Callable[[History], object] | None = None,
 ) -> History:
     """Train a network, in a new random order each epoch; a last, smaller batch is trained on too.
@@ -73,6 +76,11 @@ def fit(
         Of the order of the samples.
     progress : bool
         Show a bar; needs tqdm.
+    augment : callable, optional
+        Called with the samples of each training batch and a generator: makes others of them, as
+        `RandomAffine` does.
+    schedule : Schedule, optional
+        Of the optimiser's learning rate; takes a step after each batch.
     on_epoch : callable, optional
         Called with the history so far after each epoch: to print it, to set ``optimizer.lr``.
 
@@ -106,6 +114,8 @@ def fit(
         validation = _check_samples("validation x", *validation)
     if optimizer.net is not net:
         raise ValueError("fit: the optimizer was made for another network than the one to train")
+    if schedule is not None and schedule.optimizer is not optimizer:
+        raise ValueError("fit: the schedule was made for another optimizer")
     tqdm = _tqdm() if progress else None
 
     rng = np.random.default_rng(seed)
@@ -124,10 +134,13 @@ def fit(
             for first in range(0, len(x), batch_size):
                 batch = order[first : first + batch_size]
                 target = labels[batch]
-                pred = net.forward(x[batch], training=True)
+                samples = x[batch] if augment is None else augment(x[batch], rng)
+                pred = net.forward(samples, training=True)
                 total.add(loss.forward(pred, target), pred, target)
                 net.backward_params(loss.backward())
                 optimizer.step()
+                if schedule is not None:
+                    schedule.step()
                 if bar:
                     bar.set_postfix(total.figures(), refresh=False)
                     bar.update(len(batch))
