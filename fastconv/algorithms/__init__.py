@@ -9,6 +9,7 @@ from __future__ import annotations
 from fastconv.algorithms.auto import Auto
 from fastconv.algorithms.base import OPERATIONS, Algorithm, PoolAlgorithm
 from fastconv.algorithms.depthwise import Depthwise
+from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.gemm import Gemm
 from fastconv.algorithms.im2col import Im2col, Im2colPool
 from fastconv.algorithms.naive import Naive, NaivePool
@@ -16,7 +17,7 @@ from fastconv.algorithms.pooling import DirectPool
 
 __all__ = ["ALGORITHMS", "OPERATIONS", "POOL_ALGORITHMS", "Algorithm", "Auto", "PoolAlgorithm"]
 
-_CONV = (Depthwise(), Gemm(), Im2col(), Naive())
+_CONV = (Depthwise(), Direct(), Gemm(), Im2col(), Naive())
 _POOL = (DirectPool(), Im2colPool(), NaivePool())
 
 #: Convolution algorithms by name, the preferred first.

@@ -49,6 +49,11 @@ class Writer:
         """Whether 0 <= value < limit: negative numbers are large unsigned ones."""
         return self.builder.icmp_unsigned("<", value, limit)
 
+    def word_at(self, table: Any, index: Any) -> Any:
+        """An entry of a table of int64."""
+        pointer = self.builder.inttoptr(table, _WORD.as_pointer())
+        return self.builder.load(self.builder.gep(pointer, [self._word_of(index)]))
+
     # --- vectors ---
 
     def _at(self, address: Any, kind: ir.Type) -> Any:
