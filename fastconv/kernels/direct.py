@@ -1,16 +1,17 @@
-"""Direct convolution of narrow groups: x read where it lies, between zeros, and no matrix made of it.
+"""Direct convolution of few channels: x read where it lies, between zeros, and no matrix made of it.
 
     y[k, pixel] = sum over (c, ky, kx) of weight[k, c, ky, kx] * x[c, at pixel + tap]       for each group
 
 is computed by tiles of some output channels by some vectors of pixels, held in registers. The vectors of a
 tile lie anywhere, each within a row of output cells; all read x at the same offset for each (c, ky, kx).
-With four output channels, each vector that is loaded is used four times, which is enough to keep the
-multipliers busy: implicit GEMM's packing would cost as much as the products.
+Implicit GEMM copies x once for each cell of the kernel, so that its tiles may be whole across rows, and are
+aligned; with few channels that takes as long as the products. Here x is copied once, and where a map is
+narrow, lanes stay empty.
 
     for each group
         packed  <- its weights, a panel of output channels after the other
         for each image and block of rows of output cells
-            rows    <- the rows of x that the block reads, zero-padded, split by phase of the stride: in L1
+            rows    <- the rows of x that the block reads, zero-padded, split by phase of the stride: in L2
             for each panel of output channels
                 for each tile of vectors
                     tile of y = weights x rows
@@ -34,7 +35,7 @@ from fastconv.kernels.simd import LANES, REGISTERS
 from fastconv.kernels.writer import Writer
 
 #: Vectors of a tile by its output channels: as many sums as leave registers for the operands.
-TILES = {4: 6, 8: 3} if REGISTERS >= 32 else {4: 3}
+TILES = {1: 8, 2: 8, 4: 6, 8: 3} if REGISTERS >= 32 else {1: 4, 2: 4, 4: 3}
 
 FORWARD = record(
     # addresses; bias is 0 where there is none
