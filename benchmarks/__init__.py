@@ -16,7 +16,8 @@ What is compared
 Each case is one operation on one layer (`benchmarks.layers`). All contenders (`benchmarks.peers`) get the
 same random arrays, their first results are checked against float64 NumPy, and only then are they timed,
 interleaved (`benchmarks.race`): a ratio comes from one process and one span of time. Weights are prepacked by
-onnxruntime alone, which does so when its session is made. Peers that are not installed are named as such.
+onnxruntime, which does so when its session is made, and by "fastconv prepacked" alone. Peers that are not
+installed are named as such.
 
 In the same rounds runs a yardstick (`benchmarks.yardsticks`): for a convolution the micro-kernel on panels in
 the L1 cache on all threads, the peak of its multiply-adds; for a pooling a NumPy copy of the same arrays.

@@ -59,7 +59,8 @@ def describe() -> dict[str, Any]:
         "threading layer": layer,
         "BLAS": _blas(),
         "environment": {name: os.environ.get(name, "not set") for name in RECORDED},
-        "weights prepacked": "by onnxruntime alone, before the clock starts; by all others in every call",
+        "weights prepacked": "by onnxruntime and 'fastconv prepacked', before the clock starts; "
+        "by all others in every call",
         "FMA peak": measured_peaks(),
         "times": "medians of interleaved rounds",
     }

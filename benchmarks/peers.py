@@ -46,6 +46,7 @@ def conv_line_up(op: str, layer: ConvLayer, data: ConvData, peers: Collection[st
     """The contenders for one of `CONV_OPERATIONS`; of `PEERS` those in `peers`."""
     makers: dict[str, Callable[[], Contender]] = {
         "fastconv": partial(fastconv_conv, op, layer, data, "auto"),
+        "fastconv prepacked": partial(prepacked_conv, op, layer, data),
         **{
             f"fastconv {name}": partial(fastconv_conv, op, layer, data, name)
             for name in fastconv.ALGORITHMS
@@ -96,6 +97,17 @@ def fastconv_conv(op: str, layer: ConvLayer, data: ConvData, algorithm: str) -> 
         "backward": lambda: fastconv.conv2d_backward(grad_output, x, weight, *facts, algorithm=algorithm),
     }
     return Contender(calls[op])
+
+
+def prepacked_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
+    """The weight packed before the clock starts."""
+    if op != "forward":
+        raise LeftOut("forward only")
+    facts = (layer.stride, layer.padding, 1, layer.groups)
+    names = ("stride", "padding", "dilation", "groups")
+    x, bias = data.x, data.bias
+    weight = fastconv.prepack(data.weight, x_shape=x.shape, **dict(zip(names, facts, strict=True)))
+    return Contender(lambda: fastconv.conv2d(x, weight, bias, *facts))
 
 
 def numpy_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import os
 import shutil
@@ -160,6 +161,18 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Compiling makes millions of objects and few cycles: looking for these takes a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Task:
     """One task function for one dtype, compiled when its address is first asked for."""
 
@@ -175,7 +188,7 @@ class Task:
         if not self._address:
             with Task._lock:
                 if not self._address:
-                    with _in_cache_folder() as cache:
+                    with _in_cache_folder() as cache, _collector_paused():
                         compile_ = numba.cfunc("void(intp, intp, intp)", cache=cache, **_OPTIONS)
                         self._compiled = compile_(self.function)
                     self._address = int(self._compiled.address)

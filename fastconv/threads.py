@@ -23,7 +23,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from fastconv.jit import DISABLED, Kernel, address_of, compiled
+from fastconv.jit import DISABLED, Kernel, address_of, compiled, ints
 
 #: Work below this many elementary steps (cells moved or multiplied) runs on the calling thread:
 #: waking another costs some microseconds.
@@ -114,19 +114,50 @@ class Prepared:
             raise TypeError(f"{kernel.name}: the addresses must be the first of the parameters")
         self._record = kernel.pack(**dict.fromkeys(names, 0), **params)
         self._task = kernel.task(dtype)
-        self._tasks = tasks
+        self.tasks = tasks
 
     def run(self, *addresses: int) -> None:
         """Run the kernel. The caller keeps every array behind an address alive."""
         record = self._record.copy()
         record[: self._holes] = addresses
-        tasks = self._tasks
+        tasks = self.tasks
         if DISABLED:
             self._task.function(address_of(record), 0, 1)
         elif tasks == 1 or _forked_after_start:
             _run_serially(self._task.address, address_of(record), tasks)
         else:
             _launch(self._task.address, address_of(record), tasks)
+
+    def then(self, other: Prepared) -> Both:
+        """This kernel and then another, neither of more than one task, in one go."""
+        return Both(self, other)
+
+
+class Both:
+    """A kernel and another after it, each of one task: to start one takes as long as a small one runs."""
+
+    def __init__(self, first: Prepared, second: Prepared) -> None:
+        if not first.tasks == second.tasks == 1:
+            raise ValueError("only kernels of one task follow each other on one thread")
+        self._first, self._second = first, second
+        self._records = np.concatenate([first._record, second._record])
+        words = (len(first._record), len(self._records), first._holes)
+        self._facts = (address_of(self._records), *words)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that `run` needs."""
+        return self._records.nbytes
+
+    def run(self, memory: int, addresses: tuple[int, ...]) -> None:
+        """Run both, with the addresses that the first gets and those of the second."""
+        if DISABLED:
+            holes = self._first._holes
+            self._first.run(*addresses[:holes])
+            self._second.run(*addresses[holes:])
+        else:
+            first, second = self._first._task.address, self._second._task.address
+            _run_both(first, second, memory, *self._facts, addresses)
 
 
 def launch(kernel: Kernel, dtype: np.dtype, tasks: int, **params: int) -> None:
@@ -223,6 +254,25 @@ if not DISABLED:
     def _run_serially(address: int, params: int, tasks: int) -> None:
         for t in range(tasks):
             _call(address, params, t, tasks)
+
+    @compiled
+    def _run_both(
+        first: int,
+        second: int,
+        memory: int,
+        records: int,
+        middle: int,
+        end: int,
+        holes: int,
+        addresses: tuple[int, ...],
+    ) -> None:
+        template, record = ints(records), ints(memory)
+        for i in range(end):
+            record[i] = template[i]
+        for i in range(len(addresses)):
+            record[i if i < holes else middle + i - holes] = addresses[i]
+        _call(first, memory, 0, 1)
+        _call(second, memory + 8 * middle, 0, 1)
 
     @compiled(parallel=True)
     def _run_parallel(address: int, params: int, tasks: int) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import fastconv
 from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
 from fastconv.functional.arrays import lift_like_x, lift_weight
+from fastconv.algorithms import pooling
 from fastconv.functional import run, windows
 
 faulthandler.enable()
@@ -119,12 +120,58 @@ print("done")
 """
 
 
+WIDTHS = """
+# every width around vectors of 4, 8 and 16 lanes, one plane to more than a vector of them
+rng = np.random.default_rng(0)
+cases = [  # kernel, stride, padding, dilation
+    ((1, 2, 2), (1, 2, 2), (0, 0, 0), (1, 1, 1)),
+    ((1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 1, 1)),
+    ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
+    ((1, 2, 3), (1, 1, 3), (0, 0, 0), (1, 1, 1)),
+    ((2, 2, 3), (1, 3, 4), (1, 1, 2), (2, 1, 3)),
+]
+for width in range(1, 41):
+    for number, (kernel, stride, padding, dilation) in enumerate(cases):
+        dtype = ("f4", "f8")[(width + number) % 2]
+        planes = (1, 3, 17)[(width + number) % 3]
+        axes = zip((2, 4, width), kernel, padding, dilation)
+        size = [max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in axes]
+        windows_ = [(kernel, stride, padding, dilation)] + [(tuple(size), None, 0, 1)] * (number == 0)
+        for facts in windows_:
+            x = rng.standard_normal((1, planes, *size)).astype(dtype)
+            try:
+                shape = windows.geometry("pool", 3, x.shape, *facts, bool(width & 1), "NCHW")
+            except ValueError:  # a window wholly in the padding
+                continue
+            grad = rng.standard_normal(windows.y_shape(shape, 5)).astype(dtype)
+            for at_end in (True, False):
+                fx, fg, y, grad_x, places = (
+                    fenced(a, at_end) for a in (x, grad, 0 * grad, 0 * x, np.zeros(grad.shape, np.int64))
+                )
+                direct = POOL_ALGORITHMS["direct"]
+                direct.max_pool(fx, y, None, shape)
+                direct.max_pool(fx, y, places, shape)
+                direct.avg_pool(fx, y, shape, True, 0)
+                direct.avg_pool_backward(fg, grad_x, shape, False, 0)
+                assert pooling.max_pool_backward(fg, places, grad_x)
+                places[-1, -1, -1, -1, -1] = x[0, 0].size
+                assert not pooling.max_pool_backward(fg, places, grad_x)
+                places[-1, -1, -1, -1, -1] = -1
+                assert not pooling.max_pool_backward(fg, places, grad_x)
+print("done")
+"""
+
+
 def test_convolutions_stay_in_their_arrays() -> None:
     assert python(PAGES + CONVOLUTIONS).strip() == "done"
 
 
 def test_poolings_stay_in_their_arrays() -> None:
     assert python(PAGES + POOLINGS).strip() == "done"
+
+
+def test_poolings_of_any_width_stay_in_their_arrays() -> None:
+    assert python(PAGES + WIDTHS, seconds=300).strip() == "done"
 
 
 def test_the_fence_holds() -> None:

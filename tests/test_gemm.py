@@ -31,6 +31,7 @@ def forget() -> None:
     for cached in (
         implicit_gemm.cut,
         implicit_gemm.prepare,
+        implicit_gemm._prepare_pack,
         bound._bind,
         weight_gradient.cut,
         weight_gradient._prepare,
@@ -133,7 +134,7 @@ def test_scratch_of_a_task_is_bounded(layer: tuple[int, ...]) -> None:
             blocks = implicit_gemm.cut(conv, 4, tasks)
             assert blocks.scratch_bytes <= gemm.SCRATCH_BYTES
             assert blocks.pixel_tasks * blocks.panel_tasks <= tasks
-        packed = 4 * conv.packed_size
+        packed = conv.packing(FLOAT32).size
         workspace = implicit_gemm.workspace_bytes(conv, FLOAT32)
         assert packed < workspace <= packed + fastconv.get_num_threads() * gemm.SCRATCH_BYTES
 

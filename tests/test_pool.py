@@ -569,3 +569,21 @@ def test_adaptive_in_any_memory(memory: str) -> None:
     for run in (fastconv.adaptive_avg_pool2d, fastconv.adaptive_max_pool2d):
         assert_same_bits(run(MEMORY[memory](x), (2, 3)), run(x, (2, 3)))
         assert_same_bits(run(MEMORY[memory](last), (2, 3), layout="NHWC"), run(last, (2, 3), layout="NHWC"))
+
+
+@pytest.mark.parametrize(
+    ("index", "dtype", "found"),
+    [
+        (42, np.int64, "positions in the input plane, 0 to 41, .*42"),
+        (-1, np.int64, "0 to 41, got values from -1 to 0"),
+        (-1, np.int8, "values from -1"),
+        (2**64 - 1, np.uint64, "to 18446744073709551615"),
+        (2 * 3 * 42 - 1, np.int64, "0 to 41"),
+    ],
+)
+def test_index_beyond_the_plane(index: int, dtype: type, found: str) -> None:
+    """Once an out-of-bounds read (pytorch#194803). The one kind of wrong input that a kernel itself finds."""
+    indices = np.zeros((2, 3, 3, 3), dtype)
+    indices[1, 2, 0, 1] = index
+    with pytest.raises(ValueError, match=f"^max_pool2d_backward: .*{found}"):
+        fastconv.max_pool2d_backward(np.ones((2, 3, 3, 3), np.float32), indices, (2, 3, 6, 7))

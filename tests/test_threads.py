@@ -16,6 +16,7 @@ from processes import python
 
 import fastconv
 from fastconv import jit, threads
+from fastconv.algorithms import gemm, implicit_gemm
 from fastconv.kernels import lowering
 
 compiles = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: nothing runs in parallel")
@@ -96,15 +97,16 @@ def test_no_more_tasks_than_threads_and_units(monkeypatch: pytest.MonkeyPatch) -
         real(address, params, tasks)
 
     x = np.ones((1, 8, 6, 6), np.float32)
-    threads._started or threads._start()
+    threads.start()
     monkeypatch.setattr(threads, "_run_parallel", record)
     fastconv.im2col(x, 3)
     assert parallel == []
     monkeypatch.setattr(threads, "SERIAL_WORK", 0)
     monkeypatch.setattr(threads, "_default_threads", 5)
     fastconv.im2col(x, 3)  # 72 rows
-    fastconv.max_pool2d(x[:, :3], 2)  # 3 planes
-    fastconv.max_pool2d(x[:, :1], 2)
+    for planes in (3, 1):
+        indices = np.zeros((1, planes, 3, 3), np.int64)
+        fastconv.max_pool2d_backward(indices.astype(np.float32), indices, (1, planes, 6, 6))
     assert parallel == [5, 3]
     with fastconv.num_threads(1):
         fastconv.im2col(x, 3)
@@ -331,3 +333,16 @@ print(codes)
         OPENBLAS_NUM_THREADS="1",
     )
     assert out.strip() == "{7}"
+
+
+def test_two_kernels_in_one_go() -> None:
+    """Only those of one task: the second starts when the first has ended."""
+    shape = fastconv.explain((1, 1, 8, 8), (1, 1, 3, 3)).shape
+    conv = gemm.forward_convolution(shape)
+    small = implicit_gemm.prepare(conv, np.dtype(np.float32), True, False, 1)
+    assert small.both is not None
+    assert small.pack.tasks == small.forward.tasks == 1
+    large = implicit_gemm.prepare(conv, np.dtype(np.float32), True, False, 2)
+    assert large.both is None
+    with pytest.raises(ValueError, match="one task"):
+        large.pack.then(large.forward)

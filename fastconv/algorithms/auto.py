@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import Algorithm, Bound
+from fastconv.algorithms.base import Algorithm, Bound, Packing
 from fastconv.shapes import ConvShape
 
 
@@ -60,8 +60,13 @@ class Auto(Algorithm):
         chosen = self.choose(shape, out.dtype, "forward").algorithm
         chosen.forward(x, weight, bias, relu, out, shape)
 
-    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound | None:
-        return self.choose(shape, dtype, "forward").algorithm.bind(shape, dtype, has_bias, relu)
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
+        return self.choose(shape, dtype, "forward").algorithm.packing(shape, dtype)
+
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound | None:
+        return self.choose(shape, dtype, "forward").algorithm.bind(shape, dtype, has_bias, relu, packed)
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,17 @@ Bound = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray], None]
 
 #: The three operations of a convolution.
 OPERATIONS = ("forward", "input_grad", "weight_grad")
+
+
+class Packing(Hashable, Protocol):
+    """A form in which an algorithm reads a weight. Two that compare equal are the same form."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def pack(self, weight: np.ndarray, packed: int) -> None:
+        """Write the packed form of a contiguous weight to an address, a multiple of 64."""
 
 
 class Algorithm(ABC):
@@ -57,10 +69,17 @@ class Algorithm(ABC):
     ) -> None:
         """out = conv(x, weight) + bias, and no less than 0 with `relu`."""
 
-    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound | None:
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
+        """The form in which the forward pass reads the weight, if making it takes time, else None."""
+        return None
+
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound | None:
         """The forward pass for contiguous arrays of any number of axes, or None; for this number of threads.
 
-        What small convolutions need most of their time for, if it is done at each call.
+        What small convolutions need most of their time for, if it is done at each call. With `packed`
+        it takes the bytes of `packing` in the place of weight.
         """
         return None
 

@@ -18,7 +18,15 @@ import numpy as np
 
 from fastconv.algorithms import implicit_gemm, weight_gradient
 from fastconv.algorithms.base import Algorithm, Bound
-from fastconv.algorithms.implicit_gemm import Convolution, Pixels, Weights, convolve, prepare, tasks_of
+from fastconv.algorithms.implicit_gemm import (
+    Convolution,
+    Panels,
+    Pixels,
+    Weights,
+    convolve,
+    prepare,
+    tasks_of,
+)
 from fastconv.jit import DISABLED
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
@@ -216,9 +224,15 @@ class Gemm(Algorithm):
     ) -> None:
         self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
-    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound:
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Panels:
+        return forward_convolution(shape).packing(dtype)
+
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound:
         conv = forward_convolution(shape)
-        return prepare(conv, dtype, has_bias, relu, tasks_of(conv)).run
+        run = prepare(conv, dtype, has_bias, relu, tasks_of(conv), packed)
+        return run.run_packed if packed else run.run
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape

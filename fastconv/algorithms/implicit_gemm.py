@@ -18,7 +18,7 @@ from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import Triple
-from fastconv.threads import Prepared, task_count
+from fastconv.threads import Both, Prepared, task_count
 
 #: Rows of the packed block: enough to pay for loading and storing a tile, a weight panel of which fits L1.
 DEPTH = 576
@@ -47,6 +47,62 @@ class Pixels(NamedTuple):
     n: int
     k: int
     axes: Triple
+
+
+class Panels(NamedTuple):
+    """A weight packed for the kernel; a `Packing`. It depends on nothing but the weight's own facts."""
+
+    dtype: np.dtype
+    groups: int
+    group_in: int
+    group_out: int
+    kernel: Triple
+    weights: Weights
+
+    @property
+    def panels(self) -> int:
+        """Panels of output channels of all groups."""
+        return self.groups * -(-self.group_out // ROWS)
+
+    @property
+    def size(self) -> int:
+        return self.panels * ROWS * self.group_in * prod(self.kernel) * self.dtype.itemsize
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that packing is worth."""
+        return task_count(self.size // self.dtype.itemsize // 4, self.panels)
+
+    def pack(self, weight: np.ndarray, packed: int) -> None:
+        first = self.weights.first_tap * self.dtype.itemsize
+        _prepare_pack(self, self.tasks)[0].run(address_of(weight) + first, packed, 0, 0)
+
+
+@lru_cache(maxsize=4096)
+def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple[Prepared, np.ndarray]:
+    """What packs a weight and its bias, or the bias alone; and a table to be kept alive as long."""
+    weights = panels.weights
+    cells = np.indices(panels.kernel).reshape(3, -1)
+    taps = cells.shape[1]
+    taps_at = np.ascontiguousarray(np.array(weights.tap, np.int64) @ cells, np.int64)
+    plain = weights.channel == taps and bool((taps_at == np.arange(taps)).all())
+    prepared = Prepared(
+        kernels.pack_weight,
+        panels.dtype,
+        tasks,
+        "weight packed bias whole_bias",
+        taps_at=address_of(taps_at),
+        groups=panels.groups,
+        group_in=0 if bias_alone else panels.group_in,
+        group_out=panels.group_out,
+        taps=taps,
+        block_channels=block_channels(panels.group_in, taps),
+        group_stride=weights.group,
+        row_stride=weights.row,
+        channel_stride=weights.channel,
+        plain=int(plain),
+    )
+    return prepared, taps_at
 
 
 class Convolution(NamedTuple):
@@ -85,10 +141,8 @@ class Convolution(NamedTuple):
         """Panels of output channels of a group."""
         return -(-self.group_out // ROWS)
 
-    @property
-    def packed_size(self) -> int:
-        """Reals of the packed weight."""
-        return self.groups * self.panels * ROWS * self.group_in * self.taps
+    def packing(self, dtype: np.dtype) -> Panels:
+        return Panels(dtype, self.groups, self.group_in, self.group_out, self.kernel, self.weights)
 
     @property
     def dense(self) -> bool:
@@ -213,6 +267,7 @@ def convolve(x: np.ndarray, weight: np.ndarray, out: np.ndarray, conv: Convoluti
 class Run(NamedTuple):
     """Both kernels, ready to be run."""
 
+    #: packs the weight and the bias, or with a packed weight the bias
     pack: Prepared
     forward: Prepared
     #: bytes from the first cell of the array
@@ -222,6 +277,9 @@ class Run(NamedTuple):
     scratch_bytes: int
     at_bias: int | None
     at_scratch: int
+    #: both kernels in one go, if neither has work for more than a thread, and where their records go
+    both: Both | None
+    at_records: int
     #: kept alive
     taps_at: np.ndarray
 
@@ -230,43 +288,56 @@ class Run(NamedTuple):
         packed = scratch(self.scratch_bytes)
         bias_at = 0 if bias is None else address_of(bias)
         whole_bias = 0 if self.at_bias is None else packed + self.at_bias
-        self.pack.run(address_of(weight) + self.first_weight, packed, bias_at, whole_bias)
+        weight_at = address_of(weight) + self.first_weight
+        out_at = address_of(out) + self.first_y
+        bias_read = whole_bias or bias_at
+        scratch_at = packed + self.at_scratch
+        if self.both is not None:
+            self.both.run(
+                packed + self.at_records,
+                (
+                    weight_at,
+                    packed,
+                    bias_at,
+                    whole_bias,
+                    address_of(x),
+                    packed,
+                    bias_read,
+                    out_at,
+                    scratch_at,
+                ),
+            )
+        else:
+            self.pack.run(weight_at, packed, bias_at, whole_bias)
+            self.forward.run(address_of(x), packed, bias_read, out_at, scratch_at)
+
+    def run_packed(self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """`run` with the bytes of a packed weight."""
+        memory = scratch(self.scratch_bytes)
+        bias_at = 0 if bias is None else address_of(bias)
+        if self.at_bias is not None:
+            self.pack.run(0, 0, bias_at, memory + self.at_bias)
+            bias_at = memory + self.at_bias
         self.forward.run(
             address_of(x),
-            packed,
-            whole_bias or bias_at,
+            address_of(packed),
+            bias_at,
             address_of(out) + self.first_y,
-            packed + self.at_scratch,
+            memory + self.at_scratch,
         )
 
 
 @lru_cache(maxsize=4096)
-def prepare(conv: Convolution, dtype: np.dtype, has_bias: bool, relu: bool, tasks: int) -> Run:
-    """Whatever does not depend on the arrays."""
+def prepare(
+    conv: Convolution, dtype: np.dtype, has_bias: bool, relu: bool, tasks: int, packed: bool = False
+) -> Run:
+    """Whatever does not depend on the arrays; with `packed` for `Run.run_packed`, else for `Run.run`."""
     blocks = cut(conv, dtype.itemsize, tasks)
     tasks = blocks.pixel_tasks * blocks.panel_tasks
     depth, height, width = conv.input
     plane = depth * height * width
-    weights = conv.weights
-    cells = np.indices(conv.kernel).reshape(3, -1)
-    taps_at = np.ascontiguousarray(np.array(weights.tap, np.int64) @ cells, np.int64)
-    plain = weights.channel == conv.taps and bool((taps_at == np.arange(conv.taps)).all())
-    pack = Prepared(
-        kernels.pack_weight,
-        dtype,
-        task_count(conv.packed_size // 4, conv.groups * conv.panels),
-        "weight packed bias whole_bias",
-        taps_at=address_of(taps_at),
-        groups=conv.groups,
-        group_in=conv.group_in,
-        group_out=conv.group_out,
-        taps=conv.taps,
-        block_channels=blocks.channels,
-        group_stride=weights.group,
-        row_stride=weights.row,
-        channel_stride=weights.channel,
-        plain=int(plain),
-    )
+    panels = conv.packing(dtype)
+    pack, taps_at = _prepare_pack(panels, 1 if packed else panels.tasks, packed)
     forward = Prepared(
         kernels.forward,
         dtype,
@@ -314,18 +385,26 @@ def prepare(conv: Convolution, dtype: np.dtype, has_bias: bool, relu: bool, task
         channel_size=blocks.channel_size,
     )
     padded = has_bias and conv.group_out % ROWS != 0
-    bias_size = conv.groups * conv.panels * ROWS if padded else 0
-    _, at_bias, at_scratch, end = places(
-        [conv.packed_size * dtype.itemsize, bias_size * dtype.itemsize, tasks * blocks.scratch_bytes]
+    bias_size = panels.panels * ROWS * dtype.itemsize if padded else 0
+    both = pack.then(forward) if pack.tasks == tasks == 1 and not packed else None
+    _, at_bias, at_scratch, at_records, end = places(
+        [
+            0 if packed else panels.size,
+            bias_size,
+            tasks * blocks.scratch_bytes,
+            0 if both is None else both.size,
+        ]
     )
     return Run(
         pack,
         forward,
-        weights.first_tap * dtype.itemsize,
+        conv.weights.first_tap * dtype.itemsize,
         conv.y.first * dtype.itemsize,
         end,
         at_bias if padded else None,
         at_scratch,
+        both,
+        at_records,
         taps_at,
     )
 

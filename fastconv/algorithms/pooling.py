@@ -1,33 +1,45 @@
 """Pooling by kernels that read each window where it lies.
 
-Planes whose rows are contiguous, which is any channels-first array, go by rows of vectors
+Contiguous planes, which are those of any channels-first array, go by rows of vectors
 (`fastconv.kernels.pool_rows`); the rest, and windows of varying width, cell by cell
-(`fastconv.kernels.pooling`).
+(`fastconv.kernels.pooling`). All that follows from the shape alone is worked out once and kept.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd, prod
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms.base import PoolAlgorithm
-from fastconv.algorithms.workspace import workspace
+from fastconv.algorithms.workspace import scratch
 from fastconv.jit import DISABLED, Kernel, address_of
-from fastconv.kernels import pool_places, pool_rows
+from fastconv.kernels import pool_gradients, pool_places, pool_planes, pool_rows
 from fastconv.kernels import pooling as kernels
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import PoolShape, Triple
-from fastconv.threads import launch, task_count
+from fastconv.threads import Prepared, launch, task_count
+
+#: Bytes of scratch rows that a block aims at. Of 2 to 32 KiB this was best: averages of 3 x 3 cells of
+#: 112 x 112 took 0.56 ms, and 0.98 ms with 32 KiB.
+BLOCK_BYTES = 4 << 10
+
+#: Bytes of a gradient that are cleared at a time, just before they are added to.
+CLEAR_BYTES = 16 << 10
+
+#: Blocks that a task should have at least, so that tasks take alike.
+BLOCKS_PER_TASK = 4
 
 
 class Axis(NamedTuple):
-    """The windows along one axis: window o has the cells range(first[o], last[o], step)."""
+    """The windows along one axis: window o has `cells[o]` cells, range(first[o], last[o], step)."""
 
     first: np.ndarray
     last: np.ndarray
     step: int
+    cells: np.ndarray
     #: the axis' part of the number of cells that an average is divided by
     extent: np.ndarray
 
@@ -43,11 +55,9 @@ def _axis(shape: PoolShape, axis: int, count_padding: bool) -> Axis:
     first = start + skipped * dilation
     end = start + dilation * (kernel - 1) + 1
     last = np.minimum(end, size)
-    if count_padding:
-        extent = -((start - np.minimum(end, size + after)) // dilation)
-    else:
-        extent = -((first - last) // dilation)
-    return Axis(first, last, dilation, extent)
+    count = -((first - last) // dilation)
+    extent = -((start - np.minimum(end, size + after)) // dilation) if count_padding else count
+    return Axis(first, last, dilation, count, extent)
 
 
 @lru_cache(maxsize=256)
@@ -65,163 +75,252 @@ def adaptive_windows(size: Triple, output: Triple) -> Axes:
         o = np.arange(parts, dtype=np.int64)
         first = o * cells // parts
         last = -(-(o + 1) * cells // parts)
-        return Axis(first, last, 1, last - first)
+        return Axis(first, last, 1, last - first, last - first)
 
     z, y, x = (axis(*pair) for pair in zip(size, output, strict=True))
     return z, y, x
 
 
-def max_pool(
-    x: np.ndarray,
-    out: np.ndarray,
-    indices: np.ndarray | None,
-    axes: Axes,
-    shape: PoolShape | None = None,
-) -> None:
-    """out, indices = the largest cell of each window and its flat position in the plane.
-
-    `axes` say which cells the windows have; `shape` tells more of them where they all are of one kind.
-    """
-    if indices is None and _by_rows(pool_rows.max_rows, x, out, axes, shape):
-        return
-    if indices is not None and x[0, 0].size < pool_rows.NOWHERE:
-        if _by_rows(pool_places.max_rows_indices, x, out, axes, shape, indices=indices):
-            return
-    _run(kernels.max_pool, x, out, axes, indices=indices)
+# --- by rows ------------------------------------------------------------------------------------
 
 
-def max_pool_backward(grad_output: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    """out = each gradient added to the cell that its index names."""
-    _run(kernels.max_pool_backward, out, grad_output, None, indices=indices)
+class _Rows:
+    """A kernel of `pool_rows` with all that follows from the shape, and the tables it reads."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dtype: np.dtype,
+        tasks: int,
+        elements: int,
+        tables: dict[str, np.ndarray],
+        **sizes: int,
+    ) -> None:
+        self._tables = tables  # kept alive
+        self._scratch = tasks * elements * dtype.itemsize
+        addresses = {name: address_of(table) for name, table in tables.items()}
+        names = "x y indices scratch"
+        self._prepared = Prepared(kernel, dtype, tasks, names, task_size=elements, **addresses, **sizes)
+
+    def run(self, x: np.ndarray, y: np.ndarray, indices: np.ndarray | None = None) -> None:
+        places = 0 if indices is None else address_of(indices)
+        self._prepared.run(address_of(x), address_of(y), places, scratch(self._scratch))
 
 
-def avg_pool(
-    x: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0, shape: PoolShape | None = None
-) -> None:
-    """out = the mean of each window."""
-    if not _by_rows(pool_rows.avg_rows, x, out, axes, shape, divisor=divisor):
-        _run(kernels.avg_pool, x, out, axes, divisor=divisor)
+def _up(cells: int, lanes: int) -> int:
+    """Rounded up to whole vectors."""
+    return -(-cells // lanes) * lanes
 
 
-def avg_pool_backward(
-    grad_output: np.ndarray,
-    out: np.ndarray,
-    axes: Axes,
-    divisor: int = 0,
-    shape: PoolShape | None = None,
-) -> None:
-    """out = each gradient, divided, added to every cell of its window."""
-    _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
-
-
-def _kind(x: np.ndarray, axes: Axes, shape: PoolShape | None) -> int | None:
-    """Which of the kinds of window that `pool_rows` knows these are, or None."""
-    size = x.shape[2:]
-    if all(
-        len(axis.first) == 1 and axis.step == 1 and axis.first[0] == 0 and axis.last[0] == cells
-        for axis, cells in zip(axes, size, strict=True)
-    ):
+def _kind(shape: PoolShape) -> int:
+    """Which of the kinds of window that `pool_rows` knows these are; those of a gradient may be PAIRS."""
+    padded = any(shape.pad_before) or any(shape.pad_after)
+    if padded or shape.dilation != (1, 1, 1):
+        return pool_rows.ANY
+    if shape.kernel == shape.input and shape.output == (1, 1, 1):
         return pool_rows.PLANE
-    if shape is None:
-        return None
-    pairs = shape.kernel == shape.stride == (1, 2, 2) and shape.dilation == (1, 1, 1)
-    if pairs and all(o * s <= n for o, s, n in zip(shape.output, shape.stride, size, strict=True)):
-        if shape.pad_before == (0, 0, 0):
-            return pool_rows.PAIRS
-    return pool_rows.ANY
+    fits = tuple(o * s for o, s in zip(shape.output, shape.stride, strict=True)) == shape.input
+    if fits and shape.kernel == shape.stride == (1, 2, 2):
+        return pool_rows.PAIRS
+    return pool_rows.FLAT if fits and shape.kernel[2] <= shape.stride[2] else pool_rows.ANY
 
 
-def _by_rows(
-    kernel: Kernel,
-    x: np.ndarray,
-    y: np.ndarray,
-    axes: Axes,
-    shape: PoolShape | None,
-    indices: np.ndarray | None = None,
-    divisor: int = 0,
-) -> bool:
-    """Run a kernel of `pool_rows`, if it can: whether it did."""
-    rows = x.flags.c_contiguous and y.flags.c_contiguous
-    kind = None if DISABLED or not rows else _kind(x, axes, shape)
-    if kind is None:
-        return False
-    z_axis, y_axis, x_axis = axes
-    lanes = LANES[8 * x.itemsize]
-    width, out_width = x.shape[4], y.shape[4]
-    if kind == pool_rows.PLANE:
-        window = (width, 1, 1, 0)
+def _extents(shape: PoolShape, count_padding: bool, divisor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the divisors of averages: of each row of windows, by depth and height, and each column."""
+    z, y, x = (axis.extent for axis in windows(shape, count_padding))
+    if divisor:
+        return np.full(len(z) * len(y), divisor), np.ones_like(x)
+    return np.outer(z, y).ravel(), x
+
+
+def _block(row_size: int, itemsize: int, rows: int, all_rows: int, tasks: int) -> int:
+    """How many of the `rows` of a plane make a block, of `all_rows` in all planes."""
+    most = min(rows, max(1, BLOCK_BYTES // (row_size * itemsize)))
+    return max(1, min(most, all_rows // (tasks * BLOCKS_PER_TASK))) if tasks > 1 else most
+
+
+@lru_cache(maxsize=1024)
+def _forward(
+    kernel: Kernel, shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool, divisor: int
+) -> _Rows:
+    """Max or average pooling by rows."""
+    z_axis, y_axis, _ = windows(shape, count_padding)
+    lanes = LANES[8 * dtype.itemsize]
+    planes = shape.batch * shape.channels
+    depth, height, width = shape.input
+    out_depth, out_height, out_width = shape.output
+    kernel_x, stride_x, dilation_x, pad_x = _sideways(shape)
+    kind = _kind(shape)
+    if kind == pool_rows.PAIRS and (kernel is pool_places.max_rows_indices or out_width < lanes):
+        kind = pool_rows.FLAT
+    margin = _up(pad_x, lanes)
+    reach = (kernel_x - 1) * dilation_x
+    if kind == pool_rows.FLAT:
+        row_size = width
     else:
-        assert shape is not None
-        window = (shape.kernel[2], shape.stride[2], shape.dilation[2], shape.pad_before[2])
-    kernel_x, stride_x, dilation_x, pad_x = window
-    row_size = pool_rows.row_size(lanes, width, kernel_x, stride_x, dilation_x, pad_x, out_width)
-    tasks = task_count(x.size + y.size, x.shape[0] * x.shape[1])
-    extents, scratch = workspace(x.dtype, (out_width + lanes,), (tasks * pool_rows.SCRATCH_ROWS * row_size,))
-    extents[:out_width] = 1 if divisor else x_axis.extent
-    extents[out_width:] = 1
-    launch(
+        reals = max(width, lanes, reach - pad_x + stride_x * max(out_width, lanes))
+        row_size = _up(margin + reals, lanes)
+    all_rows = planes * out_depth * out_height
+    block = _block(row_size, dtype.itemsize, out_height, all_rows, tasks)
+    if kind == pool_rows.FLAT:
+        cells = block * out_width
+        elements = _up(block * width + reach + stride_x * lanes, lanes)
+    else:
+        elements, cells = block * row_size, out_width
+    rows, columns = _extents(shape, count_padding, divisor)
+    if kernel is pool_places.max_rows_indices:
+        elements *= 2
+    if kind == pool_rows.PLANE:
+        kernel = pool_planes.avg_planes if kernel is pool_rows.avg_rows else pool_planes.max_planes
+        elements = lanes * lanes
+        cells, columns = 0, rows[:1] * columns[:1]
+    tables = {
+        "first_z": z_axis.first,
+        "count_z": z_axis.cells,
+        "first_y": y_axis.first,
+        "count_y": y_axis.cells,
+        "extent_y": rows.astype(dtype),
+        "extent_x": np.resize(columns, cells + lanes).astype(dtype),
+    }
+    return _Rows(
         kernel,
-        x.dtype,
+        dtype,
         tasks,
-        x=address_of(x),
-        y=address_of(y),
-        indices=0 if indices is None else address_of(indices),
-        **_strides_and_sizes(x, y),
-        first_z=address_of(z_axis.first),
-        last_z=address_of(z_axis.last),
-        first_y=address_of(y_axis.first),
-        last_y=address_of(y_axis.last),
+        elements,
+        tables,
+        planes=planes,
+        depth=depth,
+        height=height,
+        width=width,
+        out_depth=out_depth,
+        out_height=out_height,
+        out_width=out_width,
         step_z=z_axis.step,
         step_y=y_axis.step,
         kernel_x=kernel_x,
         stride_x=stride_x,
         dilation_x=dilation_x,
         pad_x=pad_x,
+        margin=margin,
         kind=kind,
-        extent_z=address_of(z_axis.extent),
-        extent_y=address_of(y_axis.extent),
-        extent_x=address_of(extents),
-        divisor=divisor,
-        tiled=int(_tiles(z_axis, x.shape[2]) and _tiles(y_axis, x.shape[3])),
-        scratch=address_of(scratch),
+        block=block,
         row_size=row_size,
-        margin=pool_rows.margin(lanes, kernel_x, dilation_x, pad_x),
     )
+
+
+def _covering(shape: PoolShape, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which windows hold a cell of x: first, count and step, as in `Axis`."""
+    stride, dilation = shape.stride[axis], shape.dilation[axis]
+    reach = dilation * (shape.kernel[axis] - 1)
+    place = np.arange(shape.input[axis], dtype=np.int64) + shape.pad_before[axis]
+    lowest = np.maximum(-((reach - place) // stride), 0)
+    highest = np.minimum(place // stride, shape.output[axis] - 1)
+    # window o holds a place by tap k if o * stride + k * dilation = place: every `step`-th, or none
+    common = gcd(stride, dilation)
+    step = dilation // common
+    residue = place // common % step * pow(stride // common, -1, step) % step
+    first = lowest + (residue - lowest) % step
+    count = np.maximum((highest - first) // step + 1, 0)
+    return first, np.where(place % common == 0, count, 0), step
+
+
+@lru_cache(maxsize=1024)
+def _backward(shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool, divisor: int) -> _Rows:
+    """The gradient of average pooling by rows."""
+    lanes = LANES[8 * dtype.itemsize]
+    planes = shape.batch * shape.channels
+    depth, height, width = shape.output
+    out_depth, out_height, out_width = shape.input
+    kernel_x, stride_x, dilation_x, pad_x = _sideways(shape)
+    reach = (kernel_x - 1) * dilation_x
+    margin = _up(reach - pad_x, lanes)
+    reals = max(stride_x * max(width, lanes), pad_x + max(out_width, lanes))
+    row_size = _up(margin + reals, lanes)
+    block = _block(row_size, dtype.itemsize, out_height, planes * out_depth * out_height, tasks)
+    kind = _kind(shape)
+    if kind == pool_rows.PAIRS:
+        block = _up(block, 2)
+    kernel = pool_gradients.avg_rows_backward
+    rows, columns = _extents(shape, count_padding, divisor)
+    if kind in (pool_rows.PAIRS, pool_rows.PLANE):
+        columns = rows[:1] * columns[:1]
+    if kind == pool_rows.PLANE:
+        kernel = pool_planes.avg_planes_backward
+    tables = {
+        "extent_y": (1 / rows).astype(dtype),
+        "extent_x": (1 / np.resize(columns, width + lanes)).astype(dtype),
+    }
+    tables["first_z"], tables["count_z"], step_z = _covering(shape, 0)
+    tables["first_y"], tables["count_y"], step_y = _covering(shape, 1)
+    return _Rows(
+        kernel,
+        dtype,
+        tasks,
+        block * row_size,
+        tables,
+        planes=planes,
+        depth=depth,
+        height=height,
+        width=width,
+        out_depth=out_depth,
+        out_height=out_height,
+        out_width=out_width,
+        step_z=step_z,
+        step_y=step_y,
+        kernel_x=kernel_x,
+        stride_x=stride_x,
+        dilation_x=dilation_x,
+        pad_x=pad_x,
+        margin=margin,
+        kind=kind,
+        block=block,
+        row_size=row_size,
+    )
+
+
+def _sideways(shape: PoolShape) -> tuple[int, int, int, int]:
+    return shape.kernel[2], shape.stride[2], shape.dilation[2], shape.pad_before[2]
+
+
+def _by_rows(
+    kernel: Kernel,
+    x: np.ndarray,
+    y: np.ndarray,
+    shape: PoolShape,
+    indices: np.ndarray | None = None,
+    count_padding: bool = True,
+    divisor: int = 0,
+) -> bool:
+    """Run a kernel of `pool_rows` forward, if it can: whether it did."""
+    if DISABLED or not (x.flags.c_contiguous and y.flags.c_contiguous):
+        return False
+    tasks = task_count(x.size + y.size, y.size)
+    _forward(kernel, shape, x.dtype, tasks, count_padding, divisor).run(x, y, indices)
     return True
 
 
-def _tiles(axis: Axis, size: int) -> bool:
-    """Whether every cell of an axis is in exactly one window."""
-    ends = np.append(axis.first, size)
-    return axis.step == 1 and ends[0] == 0 and bool((axis.last == ends[1:]).all())
-
-
-def _strides_and_sizes(x: np.ndarray, y: np.ndarray) -> dict[str, int]:
-    """What both records of parameters have of x and y, in elements."""
-    fields = {}
-    for name, array in (("x", x), ("y", y)):
-        for axis, stride in zip("nczy", array.strides, strict=False):
-            fields[f"{name}_{axis}"] = stride // array.itemsize
-    fields["images"], fields["channels"] = x.shape[:2]
-    fields["depth"], fields["height"], fields["width"] = x.shape[2:]
-    fields["out_depth"], fields["out_height"], fields["out_width"] = y.shape[2:]
-    return fields
+# --- cell by cell -------------------------------------------------------------------------------
 
 
 def _run(
     kernel: Kernel,
     x: np.ndarray,
     y: np.ndarray,
-    axes: Axes | None,
+    axes: Axes,
     indices: np.ndarray | None = None,
     divisor: int = 0,
 ) -> None:
-    tables = {}
-    for name, axis in zip("zyx", axes or (None, None, None), strict=True):
-        tables["first_" + name] = address_of(axis.first) if axis else 0
-        tables["last_" + name] = address_of(axis.last) if axis else 0
-        tables["step_" + name] = axis.step if axis else 0
-        tables["extent_" + name] = address_of(axis.extent) if axis else 0
+    fields = {}
+    for name, array in (("x", x), ("y", y)):
+        for axis_name, stride in zip("nczyx", array.strides, strict=True):
+            fields[f"{name}_{axis_name}"] = stride // array.itemsize
+    for name, axis in zip("zyx", axes, strict=True):
+        fields["first_" + name] = address_of(axis.first)
+        fields["last_" + name] = address_of(axis.last)
+        fields["step_" + name] = axis.step
+        fields["extent_" + name] = address_of(axis.extent)
+    fields["images"], fields["channels"], fields["depth"], fields["height"], fields["width"] = x.shape
+    fields["out_depth"], fields["out_height"], fields["out_width"] = y.shape[2:]
     launch(
         kernel,
         x.dtype,
@@ -229,12 +328,60 @@ def _run(
         x=address_of(x),
         y=address_of(y),
         indices=0 if indices is None else address_of(indices),
-        **_strides_and_sizes(x, y),
-        x_x=x.strides[4] // x.itemsize,
-        y_x=y.strides[4] // y.itemsize,
         divisor=divisor,
-        **tables,
+        **fields,
     )
+
+
+def max_pool(x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, axes: Axes) -> None:
+    """out, indices = the largest cell of each window and its flat position in the plane."""
+    _run(kernels.max_pool, x, out, axes, indices=indices)
+
+
+def avg_pool(x: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> None:
+    """out = the mean of each window."""
+    _run(kernels.avg_pool, x, out, axes, divisor=divisor)
+
+
+def avg_pool_backward(grad_output: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> None:
+    """out = each gradient, divided, added to every cell of its window."""
+    _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
+
+
+@lru_cache(maxsize=1024)
+def _scatter(
+    x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype, tasks: int, channels_last: bool
+) -> Prepared:
+    images, channels = x_shape[:2]
+    cells, out_cells = prod(x_shape[2:]), prod(y_shape[2:])
+    step = channels if channels_last else 1  # from cell to cell
+    return Prepared(
+        kernels.max_pool_backward,
+        dtype,
+        tasks,
+        "x y indices wrong",
+        planes=images * channels,
+        channels=channels,
+        chunk=max(1, CLEAR_BYTES // (cells * dtype.itemsize)),
+        cells=cells,
+        out_cells=out_cells,
+        x_n=channels * cells,
+        x_c=1 if channels_last else cells,
+        x_x=step,
+        y_n=channels * out_cells,
+        y_c=1 if channels_last else out_cells,
+        y_x=step,
+    )
+
+
+def max_pool_backward(grad_output: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
+    """out = each gradient added to the cell that its index names; whether all of them name one."""
+    tasks = task_count(out.size + grad_output.size, out.shape[0] * out.shape[1])
+    wrong = np.empty(tasks, np.int64)
+    channels_last = not (out.flags.c_contiguous and grad_output.flags.c_contiguous)
+    prepared = _scatter(out.shape, grad_output.shape, out.dtype, tasks, channels_last)
+    prepared.run(address_of(out), address_of(grad_output), address_of(indices), address_of(wrong))
+    return not wrong.any()
 
 
 class DirectPool(PoolAlgorithm):
@@ -242,12 +389,19 @@ class DirectPool(PoolAlgorithm):
     summary = "each window read where it lies"
 
     def max_pool(self, x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, shape: PoolShape) -> None:
-        max_pool(x, out, indices, windows(shape, True), shape)
+        if indices is None:
+            done = _by_rows(pool_rows.max_rows, x, out, shape)
+        else:
+            narrow = prod(shape.input) < pool_rows.NOWHERE
+            done = narrow and _by_rows(pool_places.max_rows_indices, x, out, shape, indices)
+        if not done:
+            max_pool(x, out, indices, windows(shape, True))
 
     def avg_pool(
         self, x: np.ndarray, out: np.ndarray, shape: PoolShape, count_padding: bool, divisor: int
     ) -> None:
-        avg_pool(x, out, windows(shape, count_padding), divisor, shape)
+        if not _by_rows(pool_rows.avg_rows, x, out, shape, None, count_padding, divisor):
+            avg_pool(x, out, windows(shape, count_padding), divisor)
 
     def avg_pool_backward(
         self,
@@ -257,4 +411,8 @@ class DirectPool(PoolAlgorithm):
         count_padding: bool,
         divisor: int,
     ) -> None:
-        avg_pool_backward(grad_output, out, windows(shape, count_padding), divisor, shape)
+        if DISABLED or not (out.flags.c_contiguous and grad_output.flags.c_contiguous):
+            avg_pool_backward(grad_output, out, windows(shape, count_padding), divisor)
+            return
+        tasks = task_count(out.size + grad_output.size, out.size)
+        _backward(shape, out.dtype, tasks, count_padding, divisor).run(grad_output, out)

@@ -72,19 +72,22 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
     return common, result
 
 
-def index_array(function: str, name: str, value: Any, limit: int) -> np.ndarray:
-    """Integers of any kind as contiguous int64, each from 0 to `limit` - 1."""
+def index_array(function: str, name: str, value: Any) -> np.ndarray:
+    """Integers of any kind as contiguous int64."""
     array = _array(function, name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must have an integer dtype, got {array.dtype}")
-    if array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= limit:
-            raise ValueError(
-                f"{function}: {name} must be positions in the input plane, 0 to {limit - 1}, "
-                f"got values from {low} to {high}"
-            )
     return _plain(array, np.dtype(np.int64))
+
+
+def check_indices(function: str, name: str, array: np.ndarray, limit: int) -> None:
+    """Refuse integers that are not all from 0 to `limit` - 1."""
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if array.size and (low < 0 or high >= limit):
+        raise ValueError(
+            f"{function}: {name} must be positions in the input plane, 0 to {limit - 1}, "
+            f"got values from {low} to {high}"
+        )
 
 
 def check_shape(function: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -16,8 +16,11 @@ from fastconv.algorithms import ALGORITHMS, Algorithm
 from fastconv.algorithms.base import Bound
 from fastconv.arguments import canonical
 from fastconv.functional import run
+from fastconv.functional.packed_weight import Form, PackedWeight
 from fastconv.threads import get_num_threads
 
+#: NumPy's flags of arrays that are C-contiguous and aligned; each flag by name would take 0.05 us more.
+_READABLE = 0x0001 | 0x0100
 _REALS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -25,8 +28,7 @@ def _is_plain(array: Any, dtype: np.dtype) -> bool:
     """Whether a kernel can read the array as it is."""
     if type(array) is not np.ndarray or array.dtype is not dtype:
         return False
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
+    return array.flags.num & _READABLE == _READABLE
 
 
 def forward(
@@ -43,6 +45,12 @@ def forward(
     algorithm: Any,
 ) -> np.ndarray | None:
     """The convolution, padded with zeros, or None where it must go the long way."""
+    form: Form | None = None
+    memory = weight
+    if type(weight) is PackedWeight:
+        form, memory, weight = weight.form, weight.packed, weight.array
+        if form is None:
+            memory = weight
     dtype = getattr(x, "dtype", None)
     if dtype not in _REALS or not (_is_plain(x, dtype) and _is_plain(weight, dtype)):
         return None
@@ -63,13 +71,14 @@ def forward(
             layout,
             ALGORITHMS[algorithm],
             get_num_threads(),
+            form,
         )
     except (TypeError, ValueError, KeyError):
         return None
     if found is None:
         return None
     y = np.empty(found[0], dtype)
-    found[1](x, weight, bias, y)
+    found[1](x, memory, bias, y)
     return y
 
 
@@ -88,13 +97,18 @@ def _bind(
     layout: Any,
     algorithm: Algorithm,
     threads: int,
+    form: Form | None,
 ) -> tuple[tuple[int, ...], Bound] | None:
-    """The shape of y, and what computes it with `threads` threads; None for what is not simple, or wrong."""
+    """The shape of y, and what computes it with `threads` threads; None for what is not simple, or wrong.
+
+    With a `form` it takes a weight's bytes in that form.
+    """
     shape = run.geometry("", rank, x_shape, weight_shape, stride, padding, dilation, groups, layout)
     if activation not in (None, "relu") or bias_shape not in (None, (shape.out_channels,)):
         return None
     y_shape = run.y_shape(shape, len(x_shape))
     if 0 in x_shape or 0 in y_shape or algorithm.supports(shape, dtype, "forward") is not None:
         return None
-    bound = algorithm.bind(shape, dtype, bias_shape is not None, activation == "relu")
+    facts = (shape, dtype, bias_shape is not None, activation == "relu")
+    bound = algorithm.bind(*facts) if form is None else form.bind(*facts, algorithm)
     return None if bound is None else (y_shape, bound)

@@ -15,6 +15,7 @@ from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.arguments import Ints, Padding, check_choice
 from fastconv.functional import bound, run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
+from fastconv.functional.packed_weight import PackedWeight
 from fastconv.functional.padding import Border
 
 __all__ = [
@@ -41,7 +42,7 @@ class ConvGrads(NamedTuple):
 
 def conv1d(
     x: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     bias: np.ndarray | None = None,
     stride: Ints = 1,
     padding: Padding = 0,
@@ -66,7 +67,7 @@ def conv1d(
 
 def conv2d(
     x: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     bias: np.ndarray | None = None,
     stride: Ints = 1,
     padding: Padding = 0,
@@ -90,7 +91,7 @@ def conv2d(
     ----------
     x : ndarray, (N, C, H, W), or (C, H, W) for one image
         float32 or float64, any memory order. With ``layout="NHWC"``: (N, H, W, C).
-    weight : ndarray, (K, C // groups, R, S)
+    weight : ndarray, (K, C // groups, R, S), or a `PackedWeight`
         The dtype of x. With ``layout="NHWC"``: (R, S, C // groups, K).
     bias : ndarray, (K,), optional
     stride, dilation : int or one int per spatial axis
@@ -142,7 +143,7 @@ def conv2d(
 
 def conv3d(
     x: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     bias: np.ndarray | None = None,
     stride: Ints = 1,
     padding: Padding = 0,
@@ -169,7 +170,7 @@ def _forward(
     function: str,
     rank: int,
     x: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     bias: np.ndarray | None,
     stride: Any,
     padding: Any,
@@ -188,14 +189,15 @@ def _forward(
         if y is not None:
             return y
     check_choice(function, "activation", activation, (None, "relu"))
-    dtype, (x, weight, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
-    facts = (weight.shape, stride, padding, dilation, groups, layout)
+    packed = weight if isinstance(weight, PackedWeight) else None
+    dtype, (x, plain, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
+    facts = (plain.shape, stride, padding, dilation, groups, layout)
     shape = run.geometry(function, rank, x.shape, *facts)
     if bias is not None:
         check_shape(function, "bias", bias, (shape.out_channels,))
-    result = Output(function, out, run.y_shape(shape, x.ndim), dtype, (x, weight, bias))
+    result = Output(function, out, run.y_shape(shape, x.ndim), dtype, (x, plain, bias))
     x, shape = Border(function, padding_mode, shape, x.shape).pad(x)
-    run.forward(function, x, weight, bias, activation == "relu", result.array, shape, algorithm)
+    run.forward(function, x, plain, bias, activation == "relu", result.array, shape, algorithm, packed)
     return result.finish()
 
 

@@ -10,7 +10,14 @@ import numpy as np
 from fastconv.algorithms import pooling
 from fastconv.arguments import Ints, Padding, check_layout, check_size, shape_argument
 from fastconv.functional import windows
-from fastconv.functional.arrays import Output, check_shape, index_array, lift_like_x, real_arrays
+from fastconv.functional.arrays import (
+    Output,
+    check_indices,
+    check_shape,
+    index_array,
+    lift_like_x,
+    real_arrays,
+)
 from fastconv.shapes import array_shape, lift
 
 __all__ = [
@@ -238,13 +245,18 @@ def _backward(
             f"grad_output.shape = {grad_output.shape}, input_shape = {x_shape}"
         )
     plane = lift(x.spatial)
-    indices = index_array(function, "indices", indices, plane[0] * plane[1] * plane[2])
-    check_shape(function, "indices", indices, grad_output.shape)
-    grad_x = np.zeros(x_shape, dtype)
-    if grad_x.size and grad_output.size:
-        pooling.max_pool_backward(
-            lift_like_x(function, "grad_output", grad_output, rank, layout),
-            lift_like_x(function, "indices", indices, rank, layout),
-            lift_like_x(function, "grad_x", grad_x, rank, layout),
-        )
+    cells = plane[0] * plane[1] * plane[2]
+    places = index_array(function, "indices", indices)
+    check_shape(function, "indices", places, grad_output.shape)
+    grad_x = np.empty(x_shape, dtype)
+    if grad_x.size == 0 or grad_output.size == 0:
+        check_indices(function, "indices", indices, cells)
+        grad_x.fill(0)
+        return grad_x
+    if not pooling.max_pool_backward(
+        lift_like_x(function, "grad_output", grad_output, rank, layout),
+        lift_like_x(function, "indices", places, rank, layout),
+        lift_like_x(function, "grad_x", grad_x, rank, layout),
+    ):
+        check_indices(function, "indices", indices, cells)
     return grad_x

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastconv.arguments import canonical
 from fastconv.functional.arrays import lift_like_x, lift_weight
+from fastconv.functional.packed_weight import PackedWeight
 from fastconv.plan import find_algorithm, named_algorithm
 from fastconv.shapes import ConvShape, conv_shape, drop, join_shape
 
@@ -58,12 +59,18 @@ def forward(
     y: np.ndarray,
     shape: ConvShape,
     algorithm: str,
+    packed: PackedWeight | None = None,
 ) -> None:
-    """Fill y with the convolution."""
+    """Fill y with the convolution; `packed` is the weight once more, if it is packed."""
     chosen = find_algorithm(function, algorithm, shape, y.dtype, "forward")
     if y.size == 0:
         return
     out = lift_like_x(function, "out", y, shape.rank, shape.layout)
+    if x.size and packed is not None and packed.form is not None:
+        bound = packed.form.bind(shape, y.dtype, bias is not None, relu, chosen)
+        if bound is not None:
+            bound(x, packed.packed, bias, y)
+            return
     if x.size:
         lifted = lift_like_x(function, "x", x, shape.rank, shape.layout)
         chosen.forward(lifted, lift_weight(weight, shape.rank, shape.layout), bias, relu, out, shape)

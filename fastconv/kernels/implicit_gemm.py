@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from math import inf
 
+from numba import intp
+
 from fastconv.jit import fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
@@ -214,17 +216,23 @@ def fill_rows(p, runs, run_count, first_channel, channels, rows, zero):
                             p.stride_x,
                             p.width if inside else 0,
                             p.phase_size,
+                            p.x_c * size,
                             zero,
                         )
 
 
 @inlined
-def pack_panel(target, source, offsets, depth, moves, move, last_move, first_place, vectors, zero):
-    """One panel: for each kernel cell of `depth`, the moves from `move` up to `last_move`."""
+def pack_panel(target, source, offsets, depth, moves, move, last_move, first_place, vectors, ahead, zero):
+    """One panel: for each kernel cell of `depth`, the moves from `move` up to `last_move`.
+
+    `ahead` is 0, or how far behind a move what is wanted soon lies, in bytes.
+    """
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
     for k in range(depth):
         base = source + offsets[k]
         for m in range(MOVE_FIELDS * move, MOVE_FIELDS * last_move, MOVE_FIELDS):
+            if ahead:
+                simd.prefetch(base + moves[m] + ahead)
             place = target + (moves[m + 1] - first_place) * size
             simd.store(place, take(base + moves[m], moves[m + 2], zero))
         target += vectors * lanes * size
@@ -294,6 +302,7 @@ def forward(bits):
             ints(scratch + p.at_moves),
         )
         table_of_offsets(p, offsets, size)
+        ahead = 4 * p.x_c * size if p.direct else 0  # 1 x 1 kernels: a few channels
         # B's rows for the micro-kernel, in panels of 1, 2, .. vectors
         block_depth = p.block_channels * taps
         panel_offsets = ints(scratch + p.at_panel_offsets)
@@ -317,7 +326,8 @@ def forward(bits):
                         fill_rows(p, runs, run_count, base, channels, rows, zero)
                         base = rows
 
-                    move = 0
+                    # a plain 0 is a type of its own, for which `pack_panel` would be compiled once more
+                    move = intp(0)
                     for panel in range(0, block_vectors, VECTORS):
                         first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
                         end = first + panel_vectors * lanes
@@ -326,7 +336,7 @@ def forward(bits):
                             last += 1
                         target = packed + first * depth * size
                         pack_panel(
-                            target, base, offsets, depth, moves, move, last, first, panel_vectors, zero
+                            target, base, offsets, depth, moves, move, last, first, panel_vectors, ahead, zero
                         )
                         move = last
 

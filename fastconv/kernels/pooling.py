@@ -22,6 +22,15 @@ POOLING = record(
     "extent_z extent_y extent_x divisor"
 )
 
+SCATTER = record(
+    # grad_x, grad_output and indices, and what tells of wrong ones
+    "x y indices wrong "
+    # images times channels, how many of them to clear at a time, and their cells
+    "planes channels chunk cells out_cells "
+    # strides of grad_x and of the other two, from image to image, channel to channel, cell to cell
+    "x_n x_c x_x y_n y_c y_x"
+)
+
 
 @inlined
 def clear_plane(p, x, base):
@@ -79,33 +88,48 @@ def max_pool(bits):
     return max_pool
 
 
-@kernel(POOLING)
+@inlined
+def scatter(x, plane, cells, y, indices, first, count, x_x, y_x):
+    """Add y's cells to those of a plane of x that `indices` name; whether one is beyond the plane."""
+    wrong = False
+    for cell in range(first, first + count * y_x, y_x):
+        place = indices[cell]
+        inside = 0 <= place < cells
+        wrong |= not inside
+        if inside:
+            x[plane + place * x_x] += y[cell]
+    return wrong
+
+
+@kernel(SCATTER)
 def max_pool_backward(bits):
-    """grad_x (as x) = each cell of grad_output (as y) added to the cell that `indices` names."""
+    """grad_x (as x) = each cell of grad_output (as y) added to the cell that `indices` names.
+
+    The one kernel that does not trust its arguments: an index beyond the plane is passed over, and told in
+    `wrong`, one int64 per task. To look for one beforehand takes as long as the rest.
+    """
 
     def max_pool_backward(params, t, tasks):
-        p = fields(params, POOLING)
+        p = fields(params, SCATTER)
         x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
-        flat = p.x_x == p.y_x == 1
-        cells = p.out_depth * p.out_height * p.out_width
-        units = p.images * p.channels
-        for unit in range(t * units // tasks, (t + 1) * units // tasks):
-            n, c = divmod(unit, p.channels)
-            plane = n * p.x_n + c * p.x_c
-            first = n * p.y_n + c * p.y_c
-            clear_plane(p, x, plane)
-            if flat:  # planes are contiguous, and a place is an offset
-                for cell in range(first, first + cells):
-                    x[plane + indices[cell]] += y[cell]
+        cells, out_cells = p.cells, p.out_cells
+        wrong = False
+        last = (t + 1) * p.planes // tasks
+        for start in range(t * p.planes // tasks, last, p.chunk):
+            stop = min(start + p.chunk, last)
+            if p.x_x == 1:  # contiguous planes, one after the other
+                for cell in range(start * cells, stop * cells):
+                    x[cell] = 0
+                for unit in range(start, stop):
+                    wrong |= scatter(x, unit * cells, cells, y, indices, unit * out_cells, out_cells, 1, 1)
                 continue
-            for oz in range(p.out_depth):
-                for oy in range(p.out_height):
-                    source = first + oz * p.y_z + oy * p.y_y
-                    for ox in range(p.out_width):
-                        place = indices[source + ox * p.y_x]
-                        iz, rest = divmod(place, p.height * p.width)
-                        iy, ix = divmod(rest, p.width)
-                        x[plane + iz * p.x_z + iy * p.x_y + ix * p.x_x] += y[source + ox * p.y_x]
+            for unit in range(start, stop):
+                n, c = divmod(unit, p.channels)
+                plane, source = n * p.x_n + c * p.x_c, n * p.y_n + c * p.y_c
+                for cell in range(cells):
+                    x[plane + cell * p.x_x] = 0
+                wrong |= scatter(x, plane, cells, y, indices, source, out_cells, p.x_x, p.y_x)
+        ints(p.wrong)[t] = wrong
 
     return max_pool_backward
 

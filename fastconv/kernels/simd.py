@@ -221,6 +221,19 @@ def total(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Have the cache line at an address brought near; any address will do."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        read, nearest, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, nearest, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
 def store(typingctx: Any, address: Any, value: Any) -> Any:
     """A whole vector to memory."""
     if not isinstance(value, Vector):
@@ -251,6 +264,21 @@ def store_part(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
 
 
 @intrinsic
+def store_whole_wide(typingctx: Any, address: Any, value: Any) -> Any:
+    """A whole int vector to memory, as int64."""
+    if not _is("int", value):
+        return None
+    wide = ir.VectorType(ir.IntType(64), value.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        ints = builder.sext(args[1], wide) if value.bits == 32 else args[1]
+        builder.store(ints, builder.inttoptr(args[0], wide.as_pointer())).align = 8
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), codegen
+
+
+@intrinsic
 def store_wide(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
     """The first `count` lanes of an int vector to memory, as int64."""
     if not _is("int", value):
@@ -266,6 +294,40 @@ def store_wide(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, value, types.int64), codegen
+
+
+@intrinsic
+def load_strided(typingctx: Any, address: Any, stride: Any, like: Any) -> Any:
+    """A vector of elements that lie `stride` bytes apart."""
+    if not isinstance(like, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, vector = args[0], ir.Constant(like.llvm, ir.Undefined)
+        for lane in range(like.lanes):
+            element = builder.load(builder.inttoptr(address, like.element.as_pointer()))
+            vector = builder.insert_element(vector, element, ir.Constant(_I32, lane))
+            address = builder.add(address, args[1])
+        return vector
+
+    return like(types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def store_strided(typingctx: Any, address: Any, stride: Any, value: Any) -> Any:
+    """The lanes to memory, `stride` bytes apart."""
+    if not isinstance(value, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = args[0]
+        for lane in range(value.lanes):
+            element = builder.extract_element(args[2], ir.Constant(_I32, lane))
+            builder.store(element, builder.inttoptr(address, value.element.as_pointer()))
+            address = builder.add(address, args[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, value), codegen
 
 
 @intrinsic
@@ -344,6 +406,12 @@ def bytes_of(typingctx: Any, like: Any) -> Any:
     return types.int64(like), codegen
 
 
+@inlined
+def vector_bytes(like):
+    """The bytes of a vector."""
+    return lanes_of(like) * bytes_of(like)
+
+
 @intrinsic(prefer_literal=True)
 def ramp_like(typingctx: Any, start: Any, step: Any, like: Any) -> Any:
     """The ints start, start + step, ... as wide and as many as the lanes of `like`; `step` is a constant."""
@@ -408,6 +476,37 @@ def precedes(typingctx: Any, a: Any, place_a: Any, b: Any, place_b: Any) -> Any:
         return builder.or_(larger, builder.and_(same, first))
 
     return Vector("mask", a.bits)(a, place_a, b, place_b), codegen
+
+
+@intrinsic
+def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
+    """Where a is the larger, NaN above all: `precedes` for an `a` that comes behind b."""
+    if a != b or not _is("real", a):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # two comparisons: "greater or unordered" holds where b is NaN, too, and there b stays
+        greater = builder.fcmp_unordered(">", *args)
+        return builder.and_(greater, builder.fcmp_ordered("ord", args[1], args[1]))
+
+    return Vector("mask", a.bits)(a, b), codegen
+
+
+@intrinsic
+def first_same(typingctx: Any, a: Any, b: Any) -> Any:
+    """The first lane where a equals b or is NaN; the number of lanes where there is none."""
+    if a != b or not _is("real", a):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        mask = builder.or_(builder.fcmp_ordered("==", *args), builder.fcmp_unordered("uno", args[0], args[0]))
+        small = builder.bitcast(mask, ir.IntType(a.lanes))
+        word = ir.IntType(64)
+        # a bit behind the last lane ends the count
+        bits = builder.or_(builder.zext(small, word), ir.Constant(word, 1 << a.lanes))
+        return builder.cttz(bits, ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(a, b), codegen
 
 
 @intrinsic
@@ -529,6 +628,15 @@ def put(target, value, count):
         store(target, value)
     else:
         store_part(target, value, count)
+
+
+@inlined
+def put_wide(target, value, count):
+    """`put` for ints that become int64."""
+    if count >= lanes_of(value):
+        store_whole_wide(target, value)
+    else:
+        store_wide(target, value, count)
 
 
 @inlined

@@ -107,6 +107,7 @@ def fill_piece(p, x, n, oz, oy, ox, count, columns, first_row, rows, zero):
                 1,
                 p.width if inside else 0,
                 width,
+                0,
                 zero,
             )
 
