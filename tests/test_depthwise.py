@@ -16,8 +16,6 @@ from fastconv.kernels.simd import LANES
 
 pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: its kernels need the compiler")
 
-FLOAT32 = np.dtype(np.float32)
-
 
 @st.composite
 def depthwise(draw: st.DrawFn) -> Conv:

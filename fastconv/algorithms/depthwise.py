@@ -153,7 +153,9 @@ class Depthwise(Algorithm):
     ) -> None:
         self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
-    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound:
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound:
         prepared = _prepare_forward(shape, dtype, relu, _tasks(shape, shape.batch * shape.out_channels))
 
         def run(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:

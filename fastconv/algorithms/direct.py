@@ -26,6 +26,8 @@ from fastconv.threads import Prepared, task_count
 
 #: Bytes of the rows of x that a block reads, in L2: 24 KiB took 1.15 times as long, for what blocks share.
 ROWS_BYTES = 96 << 10
+#: Most products in a sum without groups, for which it is worth not to pack: 64 channels of 3 x 3 cells.
+DEPTH = 576
 #: Most scratch memory of a task.
 SCRATCH_BYTES = 1 << 20
 
@@ -192,6 +194,8 @@ class Direct(Algorithm):
             return "a pointwise convolution has no rows to share"
         if shape.groups > 1:
             return None
+        if shape.group_in * shape.taps > DEPTH:
+            return "with this many channels implicit GEMM is as fast, and may have its weight packed before"
         lanes = LANES[8 * dtype.itemsize]
         width = shape.output[2] if op == "forward" else -(-shape.input[2] // shape.stride[2])
         filled = width / _ceil(width, lanes)
@@ -235,7 +239,9 @@ class Direct(Algorithm):
     ) -> None:
         self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
-    def bind(self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool) -> Bound:
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound:
         conv = forward_convolution(shape)
         return prepare(conv, dtype, relu, _tasks(conv)).run
 

@@ -54,7 +54,7 @@ def explain(
     --------
     >>> plan = explain((8, 3, 32, 32), (16, 3, 3, 3), padding="same")
     >>> plan.algorithm, plan.flops
-    ('gemm', 7077888)
+    ('direct', 7077888)
     """
     if op not in OPERATIONS:
         names = ", ".join(map(repr, OPERATIONS))

@@ -192,6 +192,7 @@ def fill_block(p, x, first_row, count, rows, zero):
                         stride,
                         width,
                         phase_size,
+                        x_row,
                         zero,
                     )
 
