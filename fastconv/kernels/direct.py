@@ -16,7 +16,9 @@ narrow, lanes stay empty.
                 for each tile of vectors
                     tile of y = weights x rows
 
-A unit is a block. The order of additions is that of (c, ky, kx), whatever the blocks and the tasks.
+The first and the last row of output cells have tiles of their own where they have one or two vectors: these
+leave out the rows of the kernel that lie in the padding, a third of the products with 3 x 3 cells.
+A unit is a block. The order of additions is that of (ky, c, kx), whatever the blocks and the tasks.
 """
 
 from __future__ import annotations
@@ -121,7 +123,7 @@ def multiply_places(
 
 @inlined
 def pack_group(p, group, packed, whole_bias, rows, bits):
-    """packed[panel][c, ky, kx][rows] = a group's weight; and its bias, both with zeros up to whole panels."""
+    """packed[panel][ky, c, kx][rows] = a group's weight; and its bias, both with zeros up to whole panels."""
     source, target = reals(p.weight, bits), reals(packed, bits)
     bias, biases = reals(p.bias, bits), reals(whole_bias, bits)
     place = 0
@@ -129,8 +131,8 @@ def pack_group(p, group, packed, whole_bias, rows, bits):
     for panel in range(panels):
         used = min(rows, p.group_out - panel * rows)
         first = group * p.weight_group + panel * rows * p.weight_row
-        for c in range(p.group_in):
-            for ky in range(p.kernel_y):
+        for ky in range(p.kernel_y):
+            for c in range(p.group_in):
                 for kx in range(p.kernel_x):
                     cell = first + c * p.weight_channel + ky * p.weight_y + kx * p.weight_x
                     for row in range(used):
@@ -199,10 +201,10 @@ def fill_block(p, x, first_row, count, rows, zero):
 
 @inlined
 def table_of_offsets(p, offsets, size):
-    """offsets[c, ky, kx] = how far that reading is from the first, in bytes."""
+    """offsets[ky, c, kx] = how far that reading is from the first, in bytes."""
     k = 0
-    for c in range(p.group_in):
-        for ky in range(p.kernel_y):
+    for ky in range(p.kernel_y):
+        for c in range(p.group_in):
             for kx in range(p.kernel_x):
                 x0 = kx * p.dilation_x
                 row = c * p.channel_size + ky * p.dilation_y * p.row_size
@@ -225,6 +227,18 @@ def find_places(p, count, places, vectors, lanes, size):
         place = PLACES * (length + i)
         places[place], places[place + 1], places[place + 2] = places[place - PLACES], 0, 0
     return length
+
+
+@inlined
+def taps_inside(p, oy):
+    """The first and the number of the kernel's cells whose rows are in x, for a row of output cells.
+
+    All of them if there are none.
+    """
+    iy, row = oy * p.stride_y - p.pad_y, p.group_in * p.kernel_x
+    low = (max(0, -iy) + p.dilation_y - 1) // p.dilation_y
+    high = min(p.kernel_y, (p.height - iy + p.dilation_y - 1) // p.dilation_y)
+    return (low * row, (high - low) * row) if low < high else (0, p.kernel_y * row)
 
 
 @inlined
@@ -253,7 +267,9 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
             scratch = p.scratch + t * p.scratch_bytes
             x_rows, packed, biases = scratch + p.at_rows, scratch + p.at_packed, scratch + p.at_bias
             offsets, places, tile = ints(scratch + p.at_offsets), scratch + p.at_places, scratch + p.at_tile
-            depth = p.group_in * p.kernel_y * p.kernel_x
+            whole_depth = p.group_in * p.kernel_y * p.kernel_x
+            per_row = (p.out_width + lanes - 1) // lanes
+            own_tiles = per_row == 1 or per_row == narrow
             table_of_offsets(p, offsets, size)
             # where a tile goes that is scattered from scratch
             tile_row = wide * lanes * size
@@ -276,19 +292,30 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
                 if count != last_count:
                     length = find_places(p, count, ints(places), wide, lanes, size)
                     last_count = count
+                last = first_row + count == p.out_height
+                end = length - per_row if own_tiles and last else length
                 image = n * p.groups + group
                 fill_block(
                     p, p.x + image * p.group_in * p.height * p.width * size, first_row, count, x_rows, zero
                 )
                 for k in range(0, p.group_out, rows):
                     used = min(rows, p.group_out - k)
-                    weight, bias = packed + k * depth * size, biases + k * size
+                    bias = biases + k * size
                     y = p.y + (n * p.y_n + (group * p.group_out + k) * p.y_k + first_row * p.y_y) * size
                     place = 0
                     while place < length:
-                        # two narrow tiles where a wide one would leave a rest as good as empty
-                        left = length - place
-                        step = wide if left > narrow and not wide < left <= 2 * narrow else narrow
+                        step, first_k, depth = wide, 0, whole_depth
+                        if own_tiles and place == 0 and first_row == 0:
+                            step = per_row
+                            first_k, depth = taps_inside(p, 0)
+                        elif place >= end:
+                            step = per_row
+                            first_k, depth = taps_inside(p, p.out_height - 1)
+                        elif end - place <= narrow or wide < end - place <= 2 * narrow:
+                            # two narrow tiles where a wide one would leave a rest as good as empty
+                            step = narrow
+                        weight = packed + (k * whole_depth + first_k * rows) * size
+                        taps_at = scratch + p.at_offsets + first_k * 8
                         table = places + place * PLACES * 8
                         target, target_row, ends = y, p.y_k * size, table
                         if p.y_x != 1:
@@ -297,7 +324,7 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
                             multiply_places(
                                 weight,
                                 x_rows,
-                                scratch + p.at_offsets,
+                                taps_at,
                                 depth,
                                 table,
                                 ends,
@@ -310,11 +337,11 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
                                 wide,
                                 zero,
                             )
-                        else:
+                        elif step == narrow:
                             multiply_places(
                                 weight,
                                 x_rows,
-                                scratch + p.at_offsets,
+                                taps_at,
                                 depth,
                                 table,
                                 ends,
@@ -327,9 +354,27 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
                                 narrow,
                                 zero,
                             )
+                        else:
+                            multiply_places(
+                                weight,
+                                x_rows,
+                                taps_at,
+                                depth,
+                                table,
+                                ends,
+                                target,
+                                target_row,
+                                used,
+                                bias,
+                                least,
+                                rows,
+                                1,
+                                zero,
+                            )
                         if p.y_x != 1:
                             scatter_vectors(p, y, tile, tile_row, ints(table), used, step, zero)
-                        place += step
+                        # the last row is left to its own tile, though this one may have had a part of it
+                        place = min(place + step, end) if place < end else length
 
         return direct_forward
 
