@@ -31,7 +31,7 @@ CODE = """
         for stride, padding in ((1, 1), (2, 0)):
             x = rng.standard_normal((2, 9, 13, 21)).astype(dtype)
             weight = rng.standard_normal((10, 9, 3, 3)).astype(dtype)
-            names = [name for name in fastconv.ALGORITHMS if name != "naive"]
+            names = [name for name in fastconv.ALGORITHMS if name not in ("naive", "depthwise")]
             exact, scale = (
                 fastconv.conv2d(a.astype(float), w.astype(float), None, stride, padding, algorithm="naive")
                 for a, w in ((x, weight), (abs(x), abs(weight)))
@@ -39,6 +39,17 @@ CODE = """
             for name in names:
                 y = fastconv.conv2d(x, weight, None, stride, padding, algorithm=name)
                 assert (abs(y - exact) <= 85 * eps * scale).all(), (name, dtype, stride)
+            terms = 2 * y[:, 0].size
+            facts = {"stride": stride, "padding": padding, "groups": 9}
+            depthwise = [
+                [
+                    fastconv.conv2d(x, weight[:9, :1], **facts, algorithm=name),
+                    *fastconv.conv2d_backward(y[:, :9], x, weight[:9, :1], **facts, algorithm=name),
+                ]
+                for name in ("depthwise", "naive")
+            ]
+            for fast, slow in zip(*depthwise):
+                assert (abs(fast - slow) <= terms * eps * abs(slow).max()).all(), (dtype, stride)
             for kernel in (2, 3):
                 args = (x, kernel, stride)
                 y, indices = fastconv.max_pool2d(*args, return_indices=True)
