@@ -25,11 +25,20 @@ __all__ = ["show_config", "warmup"]
 
 
 def _conv(dtype: np.dtype) -> None:
-    x, weight = np.ones((1, 2, 6, 6), dtype), np.ones((2, 2, 3, 3), dtype)
+    def run(channels: int, groups: int, stride: int, algorithm: str) -> None:
+        x = np.ones((1, channels, 6, 6), dtype)
+        weight = np.ones((channels, channels // groups, 3, 3), dtype)
+        y = F.conv2d(x, weight, weight[:, 0, 0, 0], stride, groups=groups, algorithm=algorithm)
+        F.conv2d_backward(y, x, weight, stride, groups=groups, algorithm=algorithm)
+
     for stride in (1, 2):
-        y = F.conv2d(x, weight, weight[:, 0, 0, 0], stride)
-        F.conv2d_backward(y, x, weight, stride)
-    x = np.ones((8, 2, 20, 20), dtype)  # a batch that has a way of its own
+        run(2, 2, stride, "auto")  # depthwise
+        for channels in (1, 2, 4, 8):  # the tiles of direct convolution
+            run(channels, 1, stride, "auto")
+        if not jit.DISABLED:
+            run(2, 1, stride, "gemm")
+    # a batch of whole images has a way of its own
+    x, weight = np.ones((8, 2, 20, 20), dtype), np.ones((2, 2, 3, 3), dtype)
     y = F.conv2d(x, weight)
     F.conv2d_backward(y, x, weight)
     if not jit.DISABLED:

@@ -83,6 +83,31 @@ for number in range(150):
 print("done")
 """
 
+DEPTHWISE = """
+rng = np.random.default_rng(0)
+for number in range(80):
+    dtype, layout = ("f4", "f8")[number % 2], "NCHW"
+    side, stride = ((3, 1), (3, 2), (5, 2), (7, 1))[number // 2 % 4]
+    c, pads = int(rng.integers(1, 4)), rng.integers(0, side + 1, (2, 2))
+    size = np.maximum(side - pads.sum(1), (rng.integers(1, 6), rng.integers(1, 60))).tolist()
+    x = rng.standard_normal((rng.integers(1, 3), c, *size)).astype(dtype)
+    weight = rng.standard_normal((c, 1, side, side)).astype(dtype)
+    padding = tuple(tuple(pair) for pair in pads.tolist())
+    shape = run.geometry("conv2d", 2, x.shape, weight.shape, stride, padding, 1, c, layout)
+    grad, bias = rng.standard_normal(run.y_shape(shape, 4)).astype(dtype), np.ones(c, dtype)
+    for at_end in (True, False):
+        fx, fg, y, grad_x = (
+            lift_like_x("", "", fenced(a, at_end), 2, layout) for a in (x, grad, 0 * grad, 0 * x)
+        )
+        fw, grad_weight = (lift_weight(fenced(a, at_end), 2, layout) for a in (weight, 0 * weight))
+        for name in ("depthwise", "direct"):
+            algorithm = ALGORITHMS[name]
+            algorithm.forward(fx, fw, fenced(bias, at_end), False, y, shape)
+            algorithm.input_grad(fg, fw, grad_x, shape)
+        ALGORITHMS["depthwise"].weight_grad(fg, fx, grad_weight, shape)
+print("done")
+"""
+
 POOLINGS = """
 rng = np.random.default_rng(0)
 for number in range(200):
@@ -166,6 +191,11 @@ print("done")
 
 def test_convolutions_stay_in_their_arrays() -> None:
     assert python(PAGES + CONVOLUTIONS).strip() == "done"
+
+
+def test_depthwise_convolutions_stay_in_their_arrays() -> None:
+    """With the sides, and the paddings, that there are kernels for."""
+    assert python(PAGES + DEPTHWISE).strip() == "done"
 
 
 def test_poolings_stay_in_their_arrays() -> None:

@@ -282,7 +282,10 @@ def test_algorithms_never_see_an_empty_array(name: str, empty: str, monkeypatch:
     n, c, k, h = 2, 3, 4, 5
     n, c, k, h = n * (empty != "batch"), c * (empty != "in"), k * (empty != "out"), h * (empty != "spatial")
     x, weight = np.ones((n, c, h, 5)), np.ones((k, c, 2, 2))
-    wanted = needs(name, Conv((h, 5), (2, 2), channels=(c, k), batch=n, padding=1, dtype="float64"))
+    case = Conv((h, 5), (2, 2), channels=(c, k), batch=n, padding=1, dtype="float64")
+    wanted = needs(name, case)
+    if refused(name, case, "forward"):
+        return
     y = fastconv.conv2d(x, weight, padding=1, algorithm=name)
     grads = fastconv.conv2d_backward(np.ones(y.shape), x, weight, padding=1, algorithm=name, needs=wanted)
     assert not y.any()
@@ -334,8 +337,11 @@ def test_any_memory_order(name: str, memory: str, layout: str) -> None:
 def test_results_are_fresh(name: str) -> None:
     """No result is a view of an input, or of scratch memory that the next call overwrites."""
     x, weight = np.ones((1, 1, 3, 3)), np.ones((1, 1, 1, 1))
+    case = Conv((3, 3), (1, 1), dtype="float64")
+    if refused(name, case, "forward"):
+        return
     first = fastconv.conv2d(x, weight, algorithm=name)
-    wanted = needs(name, Conv((3, 3), (1, 1), dtype="float64"))
+    wanted = needs(name, case)
     grads = fastconv.conv2d_backward(first, x, weight, algorithm=name, needs=wanted)
     results = [first, *(g for g in grads if g is not None)]
     kept = [array.copy() for array in results]
@@ -401,6 +407,8 @@ def test_layout_of_result() -> None:
 def test_out_in_any_memory(name: str, memory: str) -> None:
     """`out` is filled where it is; the cells between its own stay as they were."""
     case = Conv((5, 6), (3, 3), channels=(3, 4), batch=2, padding=1)
+    if refused(name, case, "forward"):
+        return
     x, weight = case.x(), case.weight()
     expected = fastconv.conv2d(x, weight, padding=1, algorithm=name)
     out = MEMORY[memory](np.full_like(expected, np.nan))
@@ -417,6 +425,8 @@ def test_out_in_any_memory(name: str, memory: str) -> None:
 @pytest.mark.parametrize("overlap", ["x", "weight", "bias", "shifted"])
 def test_out_overlaps_an_input(name: str, overlap: str) -> None:
     """As if `out` were elsewhere."""
+    if refused(name, Conv((5, 5), (3, 3), channels=(2, 2), padding=1, dtype="float64"), "forward"):
+        return
     memory = np.arange(200.0) % 7
     x = memory[:50].reshape(1, 2, 5, 5)
     weight, bias = memory[50:86].reshape(2, 2, 3, 3), memory[86:88]
@@ -540,6 +550,8 @@ def test_not_finite_x(name: str, value: float, relu: bool) -> None:
     weight = np.ones((6, 2, 3, 2))
     weight[4] = -1
     options = {"padding": 1, "stride": (1, 2), "groups": 2}
+    if refused(name, Conv((6, 7), (3, 2), (4, 6), 2, **options, dtype="float64"), "forward"):
+        return
     pads, one = [(1, 1), (1, 1)], (1, 1)
     expected = oracles.conv(x, weight, (1, 2), pads, one, 2)
     touched = ~np.isfinite(expected)
@@ -557,6 +569,8 @@ def test_not_finite_x(name: str, value: float, relu: bool) -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # see the next test
 def test_not_finite_weight_and_gradient(name: str, value: float) -> None:
     case = Conv((5, 6), (3, 2), channels=(2, 3), batch=2, dtype="float64")
+    if refused(name, case, "forward"):
+        return
     x, weight, grad = np.abs(case.x()), np.abs(case.weight()), np.abs(case.grad())
     weight[1, 1, 2, 0] = value
     y = fastconv.conv2d(x, weight, algorithm=name)
@@ -585,6 +599,8 @@ def test_no_warning_without_an_invalid_operation(name: str, dtype: str) -> None:
 
     BLAS multiplies it by the zeros that it pads its panels with, and raises a flag that NumPy reports.
     """
+    if refused(name, Conv((5, 6), (3, 2), channels=(2, 3), batch=2, dtype=dtype), "forward"):
+        return
     x, weight = np.ones((2, 2, 5, 6), dtype), np.ones((3, 2, 3, 2), dtype)
     weight[1, 1, 2, 0] = np.inf
     y = fastconv.conv2d(x, weight, algorithm=name)
@@ -593,6 +609,8 @@ def test_no_warning_without_an_invalid_operation(name: str, dtype: str) -> None:
 
 @general_algorithm
 def test_denormal_numbers_are_kept(name: str) -> None:
+    if refused(name, Conv((4, 4), (2, 2), dtype="float64"), "forward"):
+        return
     x, weight = np.full((1, 1, 4, 4), 1e-310), np.ones((1, 1, 2, 2))
     assert_same(fastconv.conv2d(x, weight, algorithm=name), np.full((1, 1, 3, 3), 4e-310))
 

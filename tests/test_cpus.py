@@ -47,6 +47,17 @@ CODE = """
                 # Winograd's errors are those of whole tiles, and more
                 bound = 500 * eps * scale.max() if name == "winograd" else 85 * eps * scale
                 assert (abs(y - exact) <= bound).all(), (name, dtype, stride)
+            terms = 2 * y[:, 0].size
+            facts = {"stride": stride, "padding": padding, "groups": 9}
+            depthwise = [
+                [
+                    fastconv.conv2d(x, weight[:9, :1], **facts, algorithm=name),
+                    *fastconv.conv2d_backward(y[:, :9], x, weight[:9, :1], **facts, algorithm=name),
+                ]
+                for name in ("depthwise", "naive")
+            ]
+            for fast, slow in zip(*depthwise):
+                assert (abs(fast - slow) <= terms * eps * abs(slow).max()).all(), (dtype, stride)
             for kernel in (2, 3):
                 args = (x, kernel, stride)
                 y, indices = fastconv.max_pool2d(*args, return_indices=True)

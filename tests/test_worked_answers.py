@@ -93,6 +93,8 @@ def test_sizes(
 @general_algorithm
 def test_a_filter_is_not_flipped(name: str) -> None:
     """Convolution means cross-correlation: a one in the filter's corner picks the window's same corner."""
+    if refused(name, Conv((3, 3), (2, 2), dtype="float64"), "forward"):
+        return
     x = image(np.arange(9).reshape(3, 3))
     y = fastconv.conv2d(x, image([[1, 0], [0, 0]]), algorithm=name)
     assert_same(y, image([[0, 1], [3, 4]]))
@@ -108,6 +110,8 @@ def test_edge_filter(name: str) -> None:
 
 @general_algorithm
 def test_channels_add_up_and_groups_keep_apart(name: str) -> None:
+    if refused(name, Conv((2, 2), (2, 2), channels=(2, 1), dtype="float64"), "forward"):
+        return
     x = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 10.0)])[None]
     together = fastconv.conv2d(x, np.ones((1, 2, 2, 2)), np.array([0.5]), algorithm=name)
     assert_same(together, image([[44.5]]))
@@ -119,6 +123,8 @@ def test_channels_add_up_and_groups_keep_apart(name: str) -> None:
 
 @general_algorithm
 def test_relu(name: str) -> None:
+    if refused(name, Conv((2, 2), (1, 1), dtype="float64"), "forward"):
+        return
     x = image([[1, -2], [-3, 4]])
     y = fastconv.conv2d(x, image([[1]]), np.array([-2.0]), activation="relu", algorithm=name)
     assert_same(y, image([[0, 0], [0, 2]]))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from fastconv.algorithms.auto import Auto
 from fastconv.algorithms.base import OPERATIONS, Algorithm, PoolAlgorithm
+from fastconv.algorithms.depthwise import Depthwise
+from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.gemm import Gemm
 from fastconv.algorithms.im2col import Im2col, Im2colPool
 from fastconv.algorithms.naive import Naive, NaivePool
@@ -17,7 +19,7 @@ from fastconv.algorithms.winograd import Winograd
 
 __all__ = ["ALGORITHMS", "OPERATIONS", "POOL_ALGORITHMS", "Algorithm", "Auto", "PoolAlgorithm"]
 
-_CONV = (Shift(), Winograd(), Gemm(), Im2col(), Naive())
+_CONV = (Depthwise(), Shift(), Winograd(), Direct(), Gemm(), Im2col(), Naive())
 _POOL = (DirectPool(), Im2colPool(), NaivePool())
 
 #: Convolution algorithms by name, the preferred first.

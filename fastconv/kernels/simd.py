@@ -173,6 +173,29 @@ def load_part(typingctx: Any, address: Any, count: Any, rest: Any) -> Any:
     return rest(types.int64, types.int64, rest), codegen
 
 
+@intrinsic
+def load_between(typingctx: Any, address: Any, first: Any, limit: Any, like: Any) -> Any:
+    """A vector of which lane i counts as cell `first` + i: from memory for cells in [0, limit), else 0."""
+    if not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        ints = ir.VectorType(_I32, like.lanes)
+        undefined, zeros = ir.Constant(ints, ir.Undefined), ir.Constant(ints, [0] * like.lanes)
+        splats = []
+        for value in args[1:3]:
+            one = builder.insert_element(undefined, builder.trunc(value, _I32), ir.Constant(_I32, 0))
+            splats.append(builder.shuffle_vector(one, undefined, zeros))
+        cells = builder.add(splats[0], ir.Constant(ints, list(range(like.lanes))))
+        mask = builder.icmp_unsigned("<", cells, splats[1])  # negative numbers are large unsigned ones
+        align = ir.Constant(_I32, like.bits // 8)
+        name = f"llvm.masked.load.{_suffix(like)}.p0"
+        pointer, zero = _pointer(builder, args[0], like), ir.Constant(like.llvm, None)
+        return _call(builder, name, like.llvm, [pointer, align, mask, zero])
+
+    return like(types.int64, types.int64, types.int64, like), codegen
+
+
 @intrinsic(prefer_literal=True)
 def load_double(typingctx: Any, address: Any, bits: Any, count: Any) -> Any:
     """Reals of `bits` as a float64 vector: the first `count` lanes from memory, the others 0."""

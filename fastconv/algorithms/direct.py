@@ -1,0 +1,258 @@
+"""Direct convolution of few channels: how it is cut; see `fastconv.kernels.direct` for what is done.
+
+The forward pass is one convolution, the input gradient one for each phase of the stride: those of implicit
+GEMM, computed in another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms.base import Algorithm, Bound
+from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
+from fastconv.algorithms.implicit_gemm import Convolution
+from fastconv.algorithms.workspace import scratch
+from fastconv.jit import DISABLED, address_of
+from fastconv.kernels import direct as kernels
+from fastconv.kernels.direct import PLACES, TILES
+from fastconv.kernels.simd import LANES
+from fastconv.shapes import ConvShape
+from fastconv.threads import Prepared, task_count
+
+#: Bytes of the rows of x that a block reads, in L2: 24 KiB took 1.15 times as long, for what blocks share.
+ROWS_BYTES = 96 << 10
+#: Most products in a sum without groups, for which it is worth not to pack: 64 channels of 3 x 3 cells.
+DEPTH = 576
+#: Most scratch memory of a task.
+SCRATCH_BYTES = 1 << 20
+
+
+class Blocks(NamedTuple):
+    """How the work is cut, and what of a task's scratch memory is where, in bytes."""
+
+    tile_rows: int
+    block_rows: int
+    phase_size: int
+    row_size: int
+    channel_size: int
+    at_rows: int
+    at_packed: int
+    at_bias: int
+    at_offsets: int
+    at_places: int
+    at_tile: int
+    scratch_bytes: int
+
+
+def _ceil(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _tile_rows(group_out: int) -> int:
+    """Output channels of a tile: those that take the least time, and the most of such.
+
+    A load, which most often crosses a cache line, takes the time of 5/3 multiply-adds.
+    """
+    return min(TILES, key=lambda rows: (-(-group_out // rows) * max(3 * rows, 5), -rows))
+
+
+@lru_cache(maxsize=4096)
+def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
+    """Sizes of the blocks of a convolution in `tasks` tasks."""
+    lanes = LANES[8 * itemsize]
+    _, out_height, out_width = conv.output
+    _, stride_y, stride_x = conv.stride
+    tile_rows = _tile_rows(conv.group_out)
+    # whole vectors, so that the first of a row's taps are read aligned
+    phase = _ceil(out_width + (conv.kernel[2] - 1) * conv.dilation[2] // stride_x, lanes)
+    row = phase * stride_x
+    reach = (conv.kernel[1] - 1) * conv.dilation[1] + 1
+    rows = ROWS_BYTES // (conv.group_in * row * itemsize)
+    most = max(1, (rows - reach) // stride_y + 1)
+    units = conv.groups * conv.images
+    blocks = max(-(-out_height // most), min(out_height, -(-tasks // units)))
+    block_rows = -(-out_height // blocks)
+    channel = ((block_rows - 1) * stride_y + reach) * row
+
+    depth = conv.group_in * conv.taps
+    channels = _ceil(conv.group_out, tile_rows)
+    vectors = TILES[tile_rows]
+    sizes = (
+        (conv.group_in * channel + 4 * lanes) * itemsize,
+        depth * channels * itemsize,
+        channels * itemsize,
+        depth * 8,
+        (block_rows * -(-out_width // lanes) + vectors) * PLACES * 8,
+        tile_rows * vectors * lanes * itemsize + vectors * PLACES * 8,
+    )
+    *at, end = accumulate((_ceil(size, 64) for size in sizes), initial=0)
+    # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
+    end += 64 * (1 - end // 64 % 2)
+    return Blocks._make((tile_rows, block_rows, phase, row, channel, *at, end))
+
+
+def _tasks(conv: Convolution) -> int:
+    return task_count(conv.flops // 16, conv.groups * conv.images * conv.output[1])
+
+
+class Run(NamedTuple):
+    """The kernel, ready to be run, and what it needs."""
+
+    forward: Prepared
+    first_weight: int
+    first_y: int
+    scratch_bytes: int
+
+    def run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+        """out = conv(x, weight) + bias; only the arrays' memory matters, not their shapes."""
+        self.forward.run(
+            address_of(x),
+            address_of(weight) + self.first_weight,
+            0 if bias is None else address_of(bias),
+            address_of(out) + self.first_y,
+            scratch(self.scratch_bytes),
+        )
+
+
+@lru_cache(maxsize=4096)
+def prepare(conv: Convolution, dtype: np.dtype, relu: bool, tasks: int) -> Run:
+    """Whatever does not depend on the arrays."""
+    blocks = cut(conv, dtype.itemsize, tasks)
+    weights, y = conv.weights, conv.y
+    fields = blocks._asdict()
+    tile_rows = fields.pop("tile_rows")
+    forward = Prepared(
+        kernels.forward[tile_rows],
+        dtype,
+        tasks,
+        "x weight bias y scratch",
+        relu=int(relu),
+        images=conv.images,
+        groups=conv.groups,
+        group_in=conv.group_in,
+        group_out=conv.group_out,
+        height=conv.input[1],
+        width=conv.input[2],
+        out_height=conv.output[1],
+        out_width=conv.output[2],
+        kernel_y=conv.kernel[1],
+        kernel_x=conv.kernel[2],
+        stride_y=conv.stride[1],
+        stride_x=conv.stride[2],
+        dilation_y=conv.dilation[1],
+        dilation_x=conv.dilation[2],
+        pad_y=conv.pad[1],
+        pad_x=conv.pad[2],
+        weight_group=weights.group,
+        weight_row=weights.row,
+        weight_channel=weights.channel,
+        weight_y=weights.tap[1],
+        weight_x=weights.tap[2],
+        y_n=y.n,
+        y_k=y.k,
+        y_y=y.axes[1],
+        y_x=y.axes[2],
+        **fields,
+    )
+    size = dtype.itemsize
+    return Run(forward, weights.first_tap * size, y.first * size, tasks * blocks.scratch_bytes)
+
+
+def _convolutions(shape: ConvShape, op: str) -> tuple[Convolution, ...]:
+    return (forward_convolution(shape),) if op == "forward" else input_grad_convolutions(shape)
+
+
+class Direct(Algorithm):
+    name = "direct"
+    summary = "rows of x between zeros, in the cache, multiplied where they lie"
+
+    def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+        if DISABLED:
+            return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
+        if shape.layout != "NCHW":
+            return "it reads channels-first arrays only"
+        if op == "weight_grad":
+            return "it has no weight gradient"
+        if shape.input[0] != 1 or shape.kernel[0] != 1 or shape.output[0] != 1 or shape.pad_before[0] != 0:
+            return "it has no third axis"
+        if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
+            return None
+        for conv in _convolutions(shape, op):
+            if cut(conv, dtype.itemsize, 1).scratch_bytes > SCRATCH_BYTES:
+                return f"a group this wide needs more than {SCRATCH_BYTES >> 20} MiB a thread"
+        return None
+
+    def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+        # figures are times on 2 cores with AVX-512, relative to the algorithm that auto takes instead
+        if shape.taps == 1:
+            # gemm packs straight from x, and fills its vectors across rows: 0.75 to 1.0
+            return "a pointwise convolution has no rows to share"
+        if shape.groups > 1:
+            return None
+        if shape.group_in * shape.taps > DEPTH:
+            return "with this many channels implicit GEMM is as fast, and may have its weight packed before"
+        lanes = LANES[8 * dtype.itemsize]
+        width = shape.output[2] if op == "forward" else -(-shape.input[2] // shape.stride[2])
+        filled = width / _ceil(width, lanes)
+        if filled < 0.75 and shape.group_in * shape.taps > 200:
+            return f"rows of {width} pixels would fill {filled:.0%} of their vectors"  # gemm: 0.75
+        if op == "input_grad" and shape.stride[2] > 1 and shape.group_in <= 4:
+            # im2col: 0.7 to 0.95
+            return "the few channels of the gradient would be scattered cell by cell"
+        return None
+
+    def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
+        if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
+            return 0
+        sizes = (prepare(conv, dtype, False, _tasks(conv)).scratch_bytes for conv in _convolutions(shape, op))
+        return max(sizes, default=0)
+
+    def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
+        convolutions = () if 0 in (shape.batch, *shape.input) else _convolutions(shape, op)
+        if not convolutions or not shape.in_channels or not shape.out_channels:
+            return {}
+        conv = max(convolutions, key=lambda conv: conv.flops)
+        tasks = _tasks(conv)
+        blocks = cut(conv, dtype.itemsize, tasks)
+        lanes = LANES[8 * dtype.itemsize]
+        phases = {"phases": f"{len(convolutions)} of the stride"} if len(convolutions) > 1 else {}
+        return {
+            "tile": f"{blocks.tile_rows} channels x {TILES[blocks.tile_rows]} vectors of {lanes} pixels",
+            "block": f"{conv.group_in} channels x {blocks.block_rows} rows of output cells",
+            "tasks": f"{tasks} over groups, images and blocks",
+            **phases,
+        }
+
+    def forward(
+        self,
+        x: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        relu: bool,
+        out: np.ndarray,
+        shape: ConvShape,
+    ) -> None:
+        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
+
+    def bind(
+        self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
+    ) -> Bound:
+        conv = forward_convolution(shape)
+        return prepare(conv, dtype, relu, _tasks(conv)).run
+
+    def input_grad(
+        self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
+    ) -> None:
+        convolutions = input_grad_convolutions(shape)
+        if sum(conv.pixels for conv in convolutions) < out[0, 0].size:
+            out.fill(0)
+        for conv in convolutions:
+            prepare(conv, out.dtype, False, _tasks(conv)).run(grad_output, weight, None, out)
+
+    def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
+        raise NotImplementedError("`supports` refuses it")
