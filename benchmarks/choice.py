@@ -3,9 +3,9 @@
     python benchmarks/choice.py
     python benchmarks/choice.py --op input_grad weight_grad --layer mnist1 r50_3_3x3 --dtype float64
 
-A line has the milliseconds of each algorithm that can do a layer, which one "auto" takes, and how many times as long
-that takes as the best one; a star marks those that take a tenth longer. From such tables come the conditions in the
-algorithms' `drawback`, so this tells whether they still hold.
+A line has the milliseconds of each algorithm that can do a layer, which one "auto" takes, and how many times
+as long that takes as the best one; a star marks those that take a tenth longer. From such tables come the
+conditions in the algorithms' `drawback`, so this tells whether they still hold.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"not set: {missing}")
     for op in options.op:
         print(f"\n{op}, {options.dtype}, {fastconv.get_num_threads()} threads, milliseconds")
-        rows: list[Row] = [["layer", *names, "auto", "of the best"]]
-        for layer in layers:
-            rows.append(row(layer, *seconds(op, layer, np.dtype(options.dtype), options.seconds), names))
-        print(aligned(rows, options.markdown), flush=True)
+        title: Row = ["layer", *names, "auto", "of the best"]
+        dtype = np.dtype(options.dtype)
+        rows = [row(layer, *seconds(op, layer, dtype, options.seconds), names) for layer in layers]
+        print(aligned([title, *rows], options.markdown), flush=True)
 
 
 if __name__ == "__main__":

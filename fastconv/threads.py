@@ -30,7 +30,7 @@ from fastconv.jit import DISABLED, Kernel, address_of, compiled, ints
 SERIAL_WORK = 32_768
 
 #: How often one of GNU's threads looks whether there is work before it sleeps.
-SPINS = "10000"
+SPINS = "2000"
 
 _default_threads: int = numba.config.NUMBA_NUM_THREADS
 _local_threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
@@ -207,8 +207,10 @@ def _patient_threads() -> Iterator[None]:
 
     GNU's spin for milliseconds, in which the threads of NumPy's BLAS have no core: a training step that goes
     to and fro between kernels and matrix products took 25 ms on 2 cores, and 9 ms with threads that sleep at
-    once. But waking one that sleeps takes 50 us, one that spins 5: so GNU's spin for about 0.1 ms, from one
-    kernel of a network to the next. The variables are read once, when the first parallel call loads the
+    once. But waking one that sleeps takes 50 us, one that spins 5: so GNU's spin for some 20 us, from one
+    kernel of a network to the next. Five times as long gained nothing there, and doubled the time of single
+    convolutions after a rest, 0.5 to 0.9 ms: a thread that wakes on the core of one that spins has to wait.
+    The variables are read once, when the first parallel call loads the
     library.
     """
     names = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": SPINS}

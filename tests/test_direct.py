@@ -96,10 +96,10 @@ def test_same_bits_for_any_number_of_threads(size: tuple[int, ...], stride: int)
 # (N, C, H, K, groups, stride) of ResNeXt-50, and of nets without groups
 LAYERS = [
     (4, 128, 56, 128, 32, 1),
-    (4, 512, 14, 512, 32, 1),
+    (4, 256, 28, 256, 32, 1),
     (4, 256, 56, 256, 32, 2),
-    (32, 8, 14, 16, 1, 1),
-    (1, 64, 224, 64, 1, 1),
+    (32, 2, 28, 8, 1, 1),
+    (1, 32, 112, 32, 1, 2),
 ]
 
 

@@ -19,7 +19,7 @@ from fastconv.algorithms.winograd import Winograd
 
 __all__ = ["ALGORITHMS", "OPERATIONS", "POOL_ALGORITHMS", "Algorithm", "Auto", "PoolAlgorithm"]
 
-_CONV = (Depthwise(), Shift(), Winograd(), Direct(), Gemm(), Im2col(), Naive())
+_CONV = (Depthwise(), Winograd(), Direct(), Shift(), Gemm(), Im2col(), Naive())
 _POOL = (DirectPool(), Im2colPool(), NaivePool())
 
 #: Convolution algorithms by name, the preferred first.

@@ -56,7 +56,7 @@ def explain(
     --------
     >>> plan = explain((8, 3, 32, 32), (16, 3, 3, 3), padding="same")
     >>> plan.algorithm, plan.flops
-    ('shift', 7077888)
+    ('direct', 7077888)
     """
     if op not in OPERATIONS:
         names = ", ".join(map(repr, OPERATIONS))
