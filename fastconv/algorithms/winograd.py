@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from fastconv.algorithms import winograd_blocks
-from fastconv.algorithms.base import Algorithm, Bound
+from fastconv.algorithms import winograd_blocks, winograd_channels
+from fastconv.algorithms.base import Algorithm, Bound, Packing
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
-from fastconv.algorithms.winograd_blocks import Points, Tiling, prepare, tasks_of
+from fastconv.algorithms.winograd_blocks import Tiling, prepare, tasks_of
 from fastconv.jit import DISABLED
 from fastconv.kernels.microkernel import ROWS
 from fastconv.kernels.simd import LANES
@@ -33,6 +33,8 @@ FEW_CHANNELS = 4
 MOST_OUTPUTS = 2
 #: Operations below which starting kernels takes the time: 0.5 to 1.4 times as fast, then 1.0 to 2 times.
 LEAST_FLOPS = 3_000_000
+#: Tiles of channels-last images below which transforming the weight takes longer than is saved.
+FEW_TILES = 64
 #: How many times fewer multiplications it must need. One image of 7 x 7 cells has 2.2 times fewer, and is
 #: done 1.9 times as fast; one of 4 x 4 has 1.8 times more.
 LEAST_SAVING = 1.5
@@ -53,12 +55,22 @@ def tiling_of(shape: ConvShape, dtype: np.dtype, op: str) -> Tiling:
     quarter of a vector, or 16 of 2 x 2, a whole one: 1.3 instead of 2.7 ms with 512 channels.
     """
     conv = _convolution(shape, op)
-    return min((Tiling(conv, tile) for tile in (2, 4)), key=lambda tiling: _products(tiling, dtype))
+    return min((Tiling(conv, tile) for tile in (2, 4)), key=lambda tiling: _products(tiling, shape, dtype))
 
 
-def _products(tiling: Tiling, dtype: np.dtype) -> int:
-    """Multiplications of vectors for each pair of channels."""
-    return tiling.points * -(-tiling.tiles // LANES[8 * dtype.itemsize])
+def _products(tiling: Tiling, shape: ConvShape, dtype: np.dtype) -> int:
+    """Multiplications for each pair of channels, of vectors of tiles, or with channels last rows of tiles."""
+    together = ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
+    return tiling.points * -(-tiling.tiles // together)
+
+
+def _run_of(
+    tiling: Tiling, shape: ConvShape, dtype: np.dtype, relu: bool, packed: bool
+) -> winograd_blocks.Run | winograd_channels.Run:
+    """What computes it, for arrays in the shape's layout."""
+    if shape.layout == "NHWC":
+        return winograd_channels.prepare(tiling, dtype, relu, tasks_of(tiling), packed)
+    return prepare(tiling, dtype, relu, tasks_of(tiling), packed)
 
 
 def _is_empty(shape: ConvShape) -> bool:
@@ -77,8 +89,8 @@ class Winograd(Algorithm):
             return 'set_float32_precision("highest") rules it out'
         if op == "weight_grad":
             return "its tiles are made for kernels of 3 x 3 cells, and here grad_output is the kernel"
-        if shape.layout != "NCHW":
-            return "it reads channels-first arrays only"
+        if shape.layout == "NHWC" and (op != "forward" or shape.groups > 1):
+            return "of channels-last arrays it does the forward pass without groups only"
         if shape.kernel != (1, 3, 3):
             return "it is made for kernels of 3 x 3 cells"
         if shape.stride != (1, 1, 1) or shape.dilation[1:] != (1, 1):
@@ -86,7 +98,8 @@ class Winograd(Algorithm):
         if shape.pad_before[0] or shape.pad_after[0]:
             return "it pads height and width only"
         if not _is_empty(shape):
-            blocks = winograd_blocks.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
+            room = winograd_channels if shape.layout == "NHWC" else winograd_blocks
+            blocks = room.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
             if blocks.scratch_bytes > SCRATCH_BYTES:
                 return f"so many channels need more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
@@ -106,8 +119,11 @@ class Winograd(Algorithm):
             return f"it would compute {ROWS} input channels where there are {conv.group_out}"
         if conv.flops < LEAST_FLOPS:
             return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
-        direct = conv.taps * -(-conv.images * conv.pixels // LANES[8 * dtype.itemsize])
-        if direct < LEAST_SAVING * _products(tiling, dtype):
+        if shape.layout == "NHWC" and tiling.tiles < FEW_TILES:
+            return f"so few tiles, {tiling.tiles}, do not pay for transforming the weight"
+        together = ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
+        direct = conv.taps * -(-conv.images * conv.pixels // together)
+        if direct < LEAST_SAVING * _products(tiling, shape, dtype):
             return f"tiles of {tiling.tile} x {tiling.tile} cells do not fit {conv.output[1:]} well"
         return None
 
@@ -115,17 +131,26 @@ class Winograd(Algorithm):
         if _is_empty(shape):
             return 0
         tiling = tiling_of(shape, dtype, op)
-        return prepare(tiling, dtype, False, tasks_of(tiling)).workspace_bytes
+        return _run_of(tiling, shape, dtype, False, False).workspace_bytes
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
         if _is_empty(shape):
             return {}
         tiling = tiling_of(shape, dtype, op)
         tile = tiling.tile
+        name = f"F({tile} x {tile}, 3 x 3): {tiling.points} products for {tile**2} x 9"
+        if shape.layout == "NHWC":
+            parts = winograd_channels.cut(tiling, dtype, tasks_of(tiling))
+            return {
+                "tile": name,
+                "lanes": f"{LANES[8 * dtype.itemsize]} channels",
+                "block": f"{parts.block_tiles} of {tiling.tiles} tiles",
+                "tasks": f"{parts.tasks} over tiles",
+            }
         cut = winograd_blocks.cut(tiling, dtype, tasks_of(tiling))
         lanes = LANES[8 * dtype.itemsize]
         return {
-            "tile": f"F({tile} x {tile}, 3 x 3): {tiling.points} products for {tile**2} x 9",
+            "tile": name,
             "lanes": f"{lanes} tiles",
             "block": f"{cut.block_tiles} of {tiling.tiles} tiles x {cut.block_channels} input channels x "
             f"{cut.block_panels * ROWS} output channels",
@@ -145,8 +170,10 @@ class Winograd(Algorithm):
     ) -> None:
         self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
-    def packing(self, shape: ConvShape, dtype: np.dtype) -> Points | None:
+    def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
         tiling = tiling_of(shape, dtype, "forward")
+        if shape.layout == "NHWC":
+            return winograd_channels.filters_of(tiling, dtype)
         fused = winograd_blocks.cut(tiling, dtype, tasks_of(tiling)).fused
         return None if fused else tiling.packing(dtype)
 
@@ -154,7 +181,7 @@ class Winograd(Algorithm):
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound:
         tiling = tiling_of(shape, dtype, "forward")
-        run = prepare(tiling, dtype, relu, tasks_of(tiling), packed)
+        run = _run_of(tiling, shape, dtype, relu, packed)
         return run.run_packed if packed else run.run
 
     def input_grad(
