@@ -60,7 +60,7 @@ def label(name: str, op: str, layer: ConvLayer, dtype: Any) -> str:
     """A contender's name; what fastconv itself chooses, by its algorithm.
 
     >>> label("fastconv", "forward", layer_of("forward", 1, 28), np.float32)
-    'gemm'
+    'depthwise'
     >>> label("fastconv im2col", "forward", layer_of("forward", 1, 28), np.float32)
     'im2col'
     """

@@ -95,7 +95,7 @@ def test_it_is_a_copy() -> None:
 def test_the_packed_form_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = prepack(WEIGHT, x_shape=X.shape, algorithm="gemm")
     packed.packed[:] = 0
-    assert not conv2d(X, packed).any()
+    assert not conv2d(X, packed, algorithm="gemm").any()
     out = np.ones((2, 12, 10, 11), np.float32)
     assert not conv2d(X, packed, out=out, algorithm="gemm").any()
 
