@@ -485,10 +485,13 @@ def bordered(draw: st.DrawFn) -> tuple[str, Conv]:
     """A padding mode, and a convolution whose x is large enough for it."""
     mode = draw(st.sampled_from(sorted(MODES)))
     case = draw(convs(kind="ints", dtype="float64"))
-    size = tuple(
-        max(n, max(pair) + 1) for n, pair in zip(case.size, case.geometry["pads"], strict=True)
-    )  # more cells than "same" was computed for need no more padding
-    return mode, replace(case, size=size, relu=False, bias=False)
+    # with a stride, "same" may need more padding for more cells
+    while any(n <= max(pair) for n, pair in zip(case.size, case.geometry["pads"], strict=True)):
+        pads = case.geometry["pads"]
+        case = replace(
+            case, size=tuple(max(n, max(pair) + 1) for n, pair in zip(case.size, pads, strict=True))
+        )
+    return mode, replace(case, relu=False, bias=False)
 
 
 def pad_x(case: Conv, mode: str) -> np.ndarray:
@@ -500,6 +503,9 @@ def pad_x(case: Conv, mode: str) -> np.ndarray:
 @example(modes=("reflect", Conv((4, 4), (3, 3), padding=((3, 0), (0, 3)), kind="ints", dtype="float64")))
 @example(modes=("circular", Conv((3,), (3,), padding=((3, 3),), kind="ints", dtype="float64")))
 @example(modes=("replicate", Conv((1, 2), (3, 3), padding=4, kind="ints", dtype="float64")))
+@example(
+    modes=("reflect", Conv((6,), (4,), padding="same", stride=2, dilation=3, kind="ints", dtype="float64"))
+)
 def test_padding_modes(name: str, modes: tuple[str, Conv]) -> None:
     """A convolution of x with np.pad's border; the gradient folds back, which its adjointness proves."""
     mode, case = modes
