@@ -47,6 +47,7 @@ def conv_line_up(op: str, layer: ConvLayer, data: ConvData, peers: Collection[st
     makers: dict[str, Callable[[], Contender]] = {
         "fastconv": partial(fastconv_conv, op, layer, data, "auto"),
         "fastconv prepacked": partial(prepacked_conv, op, layer, data),
+        "fastconv NHWC": partial(channels_last_conv, op, layer, data),
         **{
             f"fastconv {name}": partial(fastconv_conv, op, layer, data, name)
             for name in fastconv.ALGORITHMS
@@ -108,6 +109,19 @@ def prepacked_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
     x, bias = data.x, data.bias
     weight = fastconv.prepack(data.weight, x_shape=x.shape, **dict(zip(names, facts, strict=True)))
     return Contender(lambda: fastconv.conv2d(x, weight, bias, *facts))
+
+
+def channels_last_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
+    """Arrays whose channels are the last axis from the start."""
+    if op != "forward":
+        raise LeftOut("forward only")
+    facts = (layer.stride, layer.padding, 1, layer.groups)
+    x = np.ascontiguousarray(np.moveaxis(data.x, 1, -1))
+    weight = np.ascontiguousarray(data.weight.transpose(2, 3, 1, 0))
+    return Contender(
+        lambda: fastconv.conv2d(x, weight, data.bias, *facts, layout="NHWC"),
+        logical=lambda y: np.moveaxis(y, -1, 1),
+    )
 
 
 def numpy_conv(op: str, layer: ConvLayer, data: ConvData) -> Contender:
