@@ -288,7 +288,9 @@ def plot(results: Results, file: Path) -> None:
         lines = range(len(cases))
         for index, name in enumerate(names):
             found = [ratios(case).get(name, math.nan) for case in cases]
-            panel.plot(found, lines, "o", color=f"C{index}", label=name, markersize=5)
+            # ten colours are told apart; the next ten contenders have them again with another mark
+            mark = "o^sD"[index // 10 % 4]
+            panel.plot(found, lines, mark, color=f"C{index % 10}", label=name, markersize=5)
         panel.axvline(1, color="black", linewidth=1)
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

@@ -229,6 +229,7 @@ def plot(history: nn.History, path: Path) -> None:
         axes.plot(epochs, train_values, marker=".", label="training")
         axes.plot(epochs, test_values, marker=".", label="held out")
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.legend()
