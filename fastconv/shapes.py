@@ -72,6 +72,11 @@ class ConvShape(NamedTuple):
         return 2 * self.batch * self.out_channels * self.pixels * self.group_in * self.taps
 
     @property
+    def is_empty(self) -> bool:
+        """Whether x or weight has no cells: there is nothing to compute."""
+        return 0 in (self.batch, self.in_channels, self.out_channels, *self.input)
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether every output cell reads just the input cell at its own place."""
         return (

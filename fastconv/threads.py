@@ -131,10 +131,6 @@ class Prepared:
         else:
             _launch(self._task.address, address_of(record), tasks)
 
-    def then(self, other: Prepared) -> Both:
-        """This kernel and then another, neither of more than one task, in one go."""
-        return Both(self, other)
-
 
 class Both:
     """A kernel and another after it, each of one task: to start one takes as long as a small one runs."""

@@ -345,4 +345,4 @@ def test_two_kernels_in_one_go() -> None:
     large = implicit_gemm.prepare(conv, np.dtype(np.float32), True, False, 2)
     assert large.both is None
     with pytest.raises(ValueError, match="one task"):
-        large.pack.then(large.forward)
+        threads.Both(large.pack, large.forward)

@@ -57,7 +57,6 @@ class Algorithm(ABC):
         """What a reader of the plan may want to know: block and tile sizes."""
         return {}
 
-    @abstractmethod
     def forward(
         self,
         x: np.ndarray,
@@ -67,7 +66,11 @@ class Algorithm(ABC):
         out: np.ndarray,
         shape: ConvShape,
     ) -> None:
-        """out = conv(x, weight) + bias, and no less than 0 with `relu`."""
+        """out = conv(x, weight) + bias, and no less than 0 with `relu`; without one of its own, by `bind`."""
+        bound = self.bind(shape, x.dtype, bias is not None, relu)
+        if bound is None:
+            raise NotImplementedError(f"{self.name} has neither forward nor bind")
+        bound(x, weight, bias, out)
 
     def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
         """The form in which the forward pass reads the weight, if making it takes time, else None."""

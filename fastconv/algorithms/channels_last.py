@@ -77,8 +77,7 @@ class Columns(NamedTuple):
 def _prepare_pack(columns: Columns, tasks: int) -> tuple[Prepared, np.ndarray]:
     """What packs a weight, and a table to be kept alive as long."""
     weights = columns.weights
-    cells = np.indices(columns.kernel).reshape(3, -1)
-    taps_at = np.ascontiguousarray(np.array(weights.tap, np.int64) @ cells, np.int64)
+    taps_at = weights.taps_at(columns.kernel)
     block_taps, block_channels = columns.block
     prepared = Prepared(
         kernels.pack_columns,
@@ -242,20 +241,7 @@ def prepare(conv: Convolution, dtype: np.dtype, relu: bool, tasks: int, packed: 
         x_x=channels,
         y_n=conv.y.n,
         **per_axis("y", conv.y.axes),
-        images=conv.images,
-        groups=conv.groups,
-        group_in=conv.group_in,
-        group_out=conv.group_out,
-        depth=depth,
-        height=height,
-        width=width,
-        **per_axis("kernel", conv.kernel),
-        **per_axis("stride", conv.stride),
-        **per_axis("dilation", conv.dilation),
-        **per_axis("pad", conv.pad),
-        out_depth=conv.output[0],
-        out_height=conv.output[1],
-        out_width=conv.output[2],
+        **conv.sizes,
         block_taps=blocks.taps,
         block_channels=blocks.channels,
         block_tiles=blocks.tiles,

@@ -142,17 +142,6 @@ class Depthwise(Algorithm):
             "tasks": f"{_tasks(shape, shape.batch * shape.out_channels)} over planes",
         }
 
-    def forward(
-        self,
-        x: np.ndarray,
-        weight: np.ndarray,
-        bias: np.ndarray | None,
-        relu: bool,
-        out: np.ndarray,
-        shape: ConvShape,
-    ) -> None:
-        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
-
     def bind(
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound:

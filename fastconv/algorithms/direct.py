@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from fastconv.algorithms.base import Algorithm, Bound
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
-from fastconv.algorithms.workspace import scratch
+from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import DISABLED, address_of
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.direct import PLACES, TILES
@@ -49,10 +48,6 @@ class Blocks(NamedTuple):
     scratch_bytes: int
 
 
-def _ceil(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def _tile_rows(group_out: int) -> int:
     """Output channels of a tile: those that take the least time, and the most of such.
 
@@ -69,7 +64,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     _, stride_y, stride_x = conv.stride
     tile_rows = _tile_rows(conv.group_out)
     # whole vectors, so that the first of a row's taps are read aligned
-    phase = _ceil(out_width + (conv.kernel[2] - 1) * conv.dilation[2] // stride_x, lanes)
+    phase = round_up(out_width + (conv.kernel[2] - 1) * conv.dilation[2] // stride_x, lanes)
     row = phase * stride_x
     reach = (conv.kernel[1] - 1) * conv.dilation[1] + 1
     rows = ROWS_BYTES // (conv.group_in * row * itemsize)
@@ -80,7 +75,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     channel = ((block_rows - 1) * stride_y + reach) * row
 
     depth = conv.group_in * conv.taps
-    channels = _ceil(conv.group_out, tile_rows)
+    channels = round_up(conv.group_out, tile_rows)
     vectors = TILES[tile_rows]
     sizes = (
         (conv.group_in * channel + 4 * lanes) * itemsize,
@@ -90,9 +85,9 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
         (block_rows * -(-out_width // lanes) + vectors) * PLACES * 8,
         tile_rows * vectors * lanes * itemsize + vectors * PLACES * 8,
     )
-    *at, end = accumulate((_ceil(size, 64) for size in sizes), initial=0)
+    *at, end = places(sizes)
     # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
-    end += 64 * (1 - end // 64 % 2)
+    end = odd_lines(end)
     return Blocks._make((tile_rows, block_rows, phase, row, channel, *at, end))
 
 
@@ -198,7 +193,7 @@ class Direct(Algorithm):
             return "with this many channels implicit GEMM is as fast, and may have its weight packed before"
         lanes = LANES[8 * dtype.itemsize]
         width = shape.output[2] if op == "forward" else -(-shape.input[2] // shape.stride[2])
-        filled = width / _ceil(width, lanes)
+        filled = width / round_up(width, lanes)
         if filled < 0.75 and shape.group_in * shape.taps > 200:
             return f"rows of {width} pixels would fill {filled:.0%} of their vectors"  # gemm: 0.75
         if op == "input_grad" and shape.stride[2] > 1 and shape.group_in <= 4:
@@ -227,17 +222,6 @@ class Direct(Algorithm):
             "tasks": f"{tasks} over groups, images and blocks",
             **phases,
         }
-
-    def forward(
-        self,
-        x: np.ndarray,
-        weight: np.ndarray,
-        bias: np.ndarray | None,
-        relu: bool,
-        out: np.ndarray,
-        shape: ConvShape,
-    ) -> None:
-        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
     def bind(
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False

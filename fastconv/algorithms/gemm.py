@@ -170,11 +170,6 @@ def _room(shape: ConvShape) -> Any:
     return channels_last if shape.layout == "NHWC" else implicit_gemm
 
 
-def _is_empty(shape: ConvShape) -> bool:
-    """Whether there is nothing to compute."""
-    return 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input)
-
-
 class Gemm(Algorithm):
     name = "gemm"
     summary = "implicit GEMM: windows packed tile by tile, multiplied in registers"
@@ -184,7 +179,7 @@ class Gemm(Algorithm):
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
         if shape.layout == "NHWC" and op == "weight_grad":
             return "its weight gradient reads channels-first arrays only"
-        if not _is_empty(shape) and self._scratch_bytes(shape, dtype, op) > SCRATCH_BYTES:
+        if not shape.is_empty and self._scratch_bytes(shape, dtype, op) > SCRATCH_BYTES:
             return f"a block of a kernel this large needs more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
 
@@ -206,7 +201,7 @@ class Gemm(Algorithm):
         return max(sizes, default=0)
 
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
-        if _is_empty(shape):
+        if shape.is_empty:
             return 0
         if op == "weight_grad":
             return weight_gradient.workspace_bytes(as_row(shape), dtype)
@@ -214,7 +209,7 @@ class Gemm(Algorithm):
         return max((room.workspace_bytes(conv, dtype) for conv in _convolutions(shape, op)), default=0)
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
-        if _is_empty(shape):
+        if shape.is_empty:
             return {}
         lanes = LANES[8 * dtype.itemsize]
         tile = f"{VECTORS} vectors of {lanes}"
@@ -248,17 +243,6 @@ class Gemm(Algorithm):
             "tasks": f"{cut.pixel_tasks} over pixels x {cut.panel_tasks} over output channels",
             **phases,
         }
-
-    def forward(
-        self,
-        x: np.ndarray,
-        weight: np.ndarray,
-        bias: np.ndarray | None,
-        relu: bool,
-        out: np.ndarray,
-        shape: ConvShape,
-    ) -> None:
-        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
     def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing:
         conv = forward_convolution(shape)

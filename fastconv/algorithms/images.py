@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Panels
-from fastconv.algorithms.workspace import places, scratch
+from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import shift as kernels
 from fastconv.kernels.implicit_gemm import pack_weight
@@ -59,10 +59,6 @@ class Layout(NamedTuple):
     out_pitch: int
 
 
-def _ceil(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def _odd_vectors(value: int, lanes: int) -> int:
     """Room for `value` elements: rows a power of two apart would fall on the same sets of the cache."""
     return (-(-value // lanes) | 1) * lanes
@@ -84,8 +80,8 @@ def layout(shape: ConvShape, itemsize: int) -> Layout:
     x_cells, g_cells = (out_height - 1) * pitch + out_width, (height - 1) * pitch + width
     x_first, g_first = top * pitch + left, max(0, g_top * pitch + g_left)
     reach = reach_y * pitch + reach_x
-    x_room = max(x_first + g_cells, _ceil(x_cells, lanes) + reach)
-    g_room = max(g_first + _ceil(x_cells, lanes), _ceil(g_cells, lanes) + reach)
+    x_room = max(x_first + g_cells, round_up(x_cells, lanes) + reach)
+    g_room = max(g_first + round_up(x_cells, lanes), round_up(g_cells, lanes) + reach)
     return Layout(
         pitch,
         x_first,
@@ -101,7 +97,7 @@ def layout(shape: ConvShape, itemsize: int) -> Layout:
 def _places(*sizes: int) -> list[int]:
     """Where parts of a task's scratch begin; and its size, an odd number of cache lines."""
     *at, end = places([size + REGISTER_BYTES for size in sizes])
-    return [*at, end + 64 * (1 - end // 64 % 2)]
+    return [*at, odd_lines(end)]
 
 
 def forward_places(shape: ConvShape, itemsize: int) -> list[int]:
@@ -125,8 +121,8 @@ def backward_places(shape: ConvShape, itemsize: int, sums: bool, grad_x: bool) -
     return _places(
         images * shape.in_channels * cells.x_channel * itemsize if sums else 0,
         images * shape.out_channels * cells.g_channel * itemsize,
-        images * _ceil(shape.out_channels, ROWS) * 8,
-        images * _ceil(shape.in_channels * shape.taps, VECTORS) * 8 if sums else 0,
+        images * round_up(shape.out_channels, ROWS) * 8,
+        images * round_up(shape.in_channels * shape.taps, VECTORS) * 8 if sums else 0,
         shape.out_channels * shape.taps * 8 if grad_x else 0,
         ROWS * VECTORS * vector,
         ROWS * cells.out_pitch * itemsize + 2 * vector if grad_x else 0,
@@ -140,7 +136,7 @@ class Whole(NamedTuple):
 
     @property
     def size(self) -> int:
-        return _ceil(self.panels.size, REGISTER_BYTES)
+        return round_up(self.panels.size, REGISTER_BYTES)
 
     def pack(self, weight: np.ndarray, packed: int, bias: int = 0, whole_bias: int = 0) -> None:
         first = self.panels.weights.first_tap * self.panels.dtype.itemsize
@@ -155,8 +151,7 @@ class Whole(NamedTuple):
 def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool) -> tuple[Prepared, np.ndarray]:
     """What packs a weight and its bias, or the bias alone; and a table to be kept alive as long."""
     weights, taps = panels.weights, prod(panels.kernel)
-    cells = np.indices(panels.kernel).reshape(3, -1)
-    taps_at = np.ascontiguousarray(np.array(weights.tap, np.int64) @ cells, np.int64)
+    taps_at = weights.taps_at(panels.kernel)
     plain = weights.channel == taps and bool((taps_at == np.arange(taps)).all())
     run = Prepared(
         pack_weight,
@@ -399,8 +394,8 @@ def prepare_backward(
         at_gradients=at_gradients + skew,
         at_rows=at_rows,
         at_columns=at_columns,
-        rows=_ceil(shape.out_channels, ROWS),
-        columns=_ceil(shape.in_channels * shape.taps, VECTORS),
+        rows=round_up(shape.out_channels, ROWS),
+        columns=round_up(shape.in_channels * shape.taps, VECTORS),
         at_shifts=at_shifts,
         at_tile=at_tile,
         at_out=at_out,

@@ -6,13 +6,12 @@ A `Convolution` is what the kernel can compute: the forward pass is one, the inp
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.workspace import places, scratch
+from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -38,6 +37,12 @@ class Weights(NamedTuple):
     channel: int
     first_tap: int
     tap: Triple
+
+    def taps_at(self, kernel: Triple) -> np.ndarray:
+        """Elements from the first kernel cell of a channel to each, int64."""
+        return np.ascontiguousarray(
+            np.array(self.tap, np.int64) @ np.indices(kernel).reshape(3, -1), np.int64
+        )
 
 
 class Pixels(NamedTuple):
@@ -82,9 +87,8 @@ class Panels(NamedTuple):
 def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple[Prepared, np.ndarray]:
     """What packs a weight and its bias, or the bias alone; and a table to be kept alive as long."""
     weights = panels.weights
-    cells = np.indices(panels.kernel).reshape(3, -1)
-    taps = cells.shape[1]
-    taps_at = np.ascontiguousarray(np.array(weights.tap, np.int64) @ cells, np.int64)
+    taps = prod(panels.kernel)
+    taps_at = weights.taps_at(panels.kernel)
     plain = weights.channel == taps and bool((taps_at == np.arange(taps)).all())
     prepared = Prepared(
         kernels.pack_weight,
@@ -141,6 +145,26 @@ class Convolution(NamedTuple):
         """Panels of output channels of a group."""
         return -(-self.group_out // ROWS)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The fields of a kernel's record that say what is computed."""
+        return {
+            "images": self.images,
+            "groups": self.groups,
+            "group_in": self.group_in,
+            "group_out": self.group_out,
+            "depth": self.input[0],
+            "height": self.input[1],
+            "width": self.input[2],
+            **per_axis("kernel", self.kernel),
+            **per_axis("stride", self.stride),
+            **per_axis("dilation", self.dilation),
+            **per_axis("pad", self.pad),
+            "out_depth": self.output[0],
+            "out_height": self.output[1],
+            "out_width": self.output[2],
+        }
+
     def packing(self, dtype: np.dtype) -> Panels:
         return Panels(dtype, self.groups, self.group_in, self.group_out, self.kernel, self.weights)
 
@@ -180,10 +204,6 @@ class Blocks(NamedTuple):
     scratch_bytes: int
 
 
-def _ceil(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def block_channels(group_in: int, taps: int) -> int:
     """Input channels of a block: the packed weight depends on it, and so it depends on nothing else."""
     return -(-group_in // max(1, round(group_in * taps / DEPTH)))
@@ -203,9 +223,9 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     pixel_tasks = 1 if share_channels else min(tasks, vectors)
     panel_tasks = tasks if share_channels else 1
     most = min(PIXELS, PACKED_BYTES // (itemsize * block_depth)) // panel_pixels * panel_pixels
-    task_pixels = _ceil(-(-pixels // pixel_tasks), lanes)
+    task_pixels = round_up(-(-pixels // pixel_tasks), lanes)
     count = -(-task_pixels // max(panel_pixels, most))
-    block = _ceil(-(-task_pixels // count), panel_pixels)
+    block = round_up(-(-task_pixels // count), panel_pixels)
 
     # the rows of x that a block reads: see the kernel
     width, stride_x = conv.output[2], conv.stride[2]
@@ -230,7 +250,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
         runs * kernels.RUN_FIELDS * 8,
         moves * kernels.MOVE_FIELDS * 8,
     )
-    *at, end = accumulate((_ceil(size, 64) for size in sizes), initial=0)
+    *at, end = places(sizes)
     return Blocks._make(
         (
             channels,
@@ -244,7 +264,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
             channel,
             *at,
             # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
-            end + 64 * (1 - end // 64 % 2),
+            odd_lines(end),
         )
     )
 
@@ -353,20 +373,7 @@ def prepare(
         y_k=conv.y.k,
         **per_axis("y", conv.y.axes),
         dense=int(conv.dense),
-        images=conv.images,
-        groups=conv.groups,
-        group_in=conv.group_in,
-        group_out=conv.group_out,
-        depth=depth,
-        height=height,
-        width=width,
-        **per_axis("kernel", conv.kernel),
-        **per_axis("stride", conv.stride),
-        **per_axis("dilation", conv.dilation),
-        **per_axis("pad", conv.pad),
-        out_depth=conv.output[0],
-        out_height=conv.output[1],
-        out_width=conv.output[2],
+        **conv.sizes,
         block_channels=blocks.channels,
         block_pixels=blocks.pixels,
         pixel_tasks=blocks.pixel_tasks,
@@ -386,7 +393,7 @@ def prepare(
     )
     padded = has_bias and conv.group_out % ROWS != 0
     bias_size = panels.panels * ROWS * dtype.itemsize if padded else 0
-    both = pack.then(forward) if pack.tasks == tasks == 1 and not packed else None
+    both = Both(pack, forward) if pack.tasks == tasks == 1 and not packed else None
     _, at_bias, at_scratch, at_records, end = places(
         [
             0 if packed else panels.size,

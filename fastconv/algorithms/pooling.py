@@ -15,7 +15,7 @@ from math import gcd, prod
 import numpy as np
 
 from fastconv.algorithms.base import PoolAlgorithm
-from fastconv.algorithms.workspace import scratch
+from fastconv.algorithms.workspace import round_up, scratch
 from fastconv.jit import DISABLED, Kernel, address_of
 from fastconv.kernels import pool_channels, pool_gradients, pool_places, pool_planes, pool_rows
 from fastconv.kernels import pooling as kernels
@@ -109,11 +109,6 @@ class _Rows:
         self._prepared.run(address_of(x), address_of(y), places, scratch(self._scratch))
 
 
-def _up(cells: int, lanes: int) -> int:
-    """Rounded up to whole vectors."""
-    return -(-cells // lanes) * lanes
-
-
 def _kind(shape: PoolShape) -> int:
     """Which of the kinds of window that `pool_rows` knows these are; those of a gradient may be PAIRS."""
     padded = any(shape.pad_before) or any(shape.pad_after)
@@ -155,18 +150,18 @@ def _forward(
     kind = _kind(shape)
     if kind == pool_rows.PAIRS and (kernel is pool_places.max_rows_indices or out_width < lanes):
         kind = pool_rows.FLAT
-    margin = _up(pad_x, lanes)
+    margin = round_up(pad_x, lanes)
     reach = (kernel_x - 1) * dilation_x
     if kind == pool_rows.FLAT:
         row_size = width
     else:
         reals = max(width, lanes, reach - pad_x + stride_x * max(out_width, lanes))
-        row_size = _up(margin + reals, lanes)
+        row_size = round_up(margin + reals, lanes)
     all_rows = planes * out_depth * out_height
     block = _block(row_size, dtype.itemsize, out_height, all_rows, tasks)
     if kind == pool_rows.FLAT:
         cells = block * out_width
-        elements = _up(block * width + reach + stride_x * lanes, lanes)
+        elements = round_up(block * width + reach + stride_x * lanes, lanes)
     else:
         elements, cells = block * row_size, out_width
     rows, columns = _extents(shape, count_padding, divisor)
@@ -235,13 +230,13 @@ def _backward(shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool
     out_depth, out_height, out_width = shape.input
     kernel_x, stride_x, dilation_x, pad_x = _sideways(shape)
     reach = (kernel_x - 1) * dilation_x
-    margin = _up(reach - pad_x, lanes)
+    margin = round_up(reach - pad_x, lanes)
     reals = max(stride_x * max(width, lanes), pad_x + max(out_width, lanes))
-    row_size = _up(margin + reals, lanes)
+    row_size = round_up(margin + reals, lanes)
     block = _block(row_size, dtype.itemsize, out_height, planes * out_depth * out_height, tasks)
     kind = _kind(shape)
     if kind == pool_rows.PAIRS:
-        block = _up(block, 2)
+        block = round_up(block, 2)
     kernel = pool_gradients.avg_rows_backward
     rows, columns = _extents(shape, count_padding, divisor)
     if kind in (pool_rows.PAIRS, pool_rows.PLANE):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms.implicit_gemm import per_axis
-from fastconv.algorithms.workspace import workspace
+from fastconv.algorithms.workspace import odd_lines, places, round_up, workspace
 from fastconv.jit import address_of
 from fastconv.kernels import weight_gradient as kernels
 from fastconv.kernels.microkernel import ROWS
@@ -53,10 +52,6 @@ class Cut(NamedTuple):
     scratch_bytes: int
 
 
-def _ceil(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def reads_inside(shape: ConvShape) -> bool:
     """Whether no window reaches beyond x."""
     facts = zip(shape.input, shape.output, shape.stride, shape.kernel, shape.dilation, strict=True)
@@ -73,7 +68,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
     all_rows = shape.batch * shape.output[0] * shape.output[1]
 
     block_out = min(shape.group_out, BLOCK_OUT)
-    out_bytes = _ceil(block_out, lanes) * itemsize
+    out_bytes = round_up(block_out, lanes) * itemsize
     pixels = max(LEAST_PIXELS, min(MOST_PIXELS, CHUNK_BYTES // out_bytes))
     # equal chunks: of whole rows, or of a part of one
     chunk_columns = -(-width // -(-width // pixels))
@@ -81,7 +76,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
     chunk_rows = -(-all_rows // -(-all_rows // most_rows))
     chunks = -(-all_rows // chunk_rows) * -(-width // chunk_columns)
 
-    sums_height = _ceil(cells, max(ROWS, lanes))
+    sums_height = round_up(cells, max(ROWS, lanes))
     vectors = -(-shape.group_out // lanes)
     sums_width = (vectors | 1) * lanes  # rows a power of two apart would fall on the same sets of the cache
     sums_bytes = shape.groups * sums_height * sums_width * itemsize
@@ -107,7 +102,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
         shape.taps * 8,
         ROWS * 8,
     )
-    *at, end = accumulate((_ceil(size, 64) for size in sizes), initial=0)
+    *at, end = places(sizes)
     return Cut._make(
         (
             segments,
@@ -124,7 +119,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
             panel_pixels,
             *at,
             # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
-            end + 64 * (1 - end // 64 % 2),
+            odd_lines(end),
         )
     )
 

@@ -73,11 +73,6 @@ def _run_of(
     return prepare(tiling, dtype, relu, tasks_of(tiling), packed)
 
 
-def _is_empty(shape: ConvShape) -> bool:
-    """Whether there is nothing to compute."""
-    return 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input)
-
-
 class Winograd(Algorithm):
     name = "winograd"
     summary = "minimal filtering: tiles and kernels transformed, multiplied point by point"
@@ -97,7 +92,7 @@ class Winograd(Algorithm):
             return "it is made for stride 1 and dilation 1"
         if shape.pad_before[0] or shape.pad_after[0]:
             return "it pads height and width only"
-        if not _is_empty(shape):
+        if not shape.is_empty:
             room = winograd_channels if shape.layout == "NHWC" else winograd_blocks
             blocks = room.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
             if blocks.scratch_bytes > SCRATCH_BYTES:
@@ -105,7 +100,7 @@ class Winograd(Algorithm):
         return None
 
     def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
-        if _is_empty(shape):
+        if shape.is_empty:
             return "there is nothing to compute"
         tiling = tiling_of(shape, dtype, op)
         conv = tiling.conv
@@ -128,13 +123,13 @@ class Winograd(Algorithm):
         return None
 
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
-        if _is_empty(shape):
+        if shape.is_empty:
             return 0
         tiling = tiling_of(shape, dtype, op)
         return _run_of(tiling, shape, dtype, False, False).workspace_bytes
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
-        if _is_empty(shape):
+        if shape.is_empty:
             return {}
         tiling = tiling_of(shape, dtype, op)
         tile = tiling.tile
@@ -158,17 +153,6 @@ class Winograd(Algorithm):
             "weight": f"transformed {'panel by panel, when used' if cut.fused else 'before'}, "
             f"{tiling.packing(dtype).size:,} bytes in all",
         }
-
-    def forward(
-        self,
-        x: np.ndarray,
-        weight: np.ndarray,
-        bias: np.ndarray | None,
-        relu: bool,
-        out: np.ndarray,
-        shape: ConvShape,
-    ) -> None:
-        self.bind(shape, x.dtype, bias is not None, relu)(x, weight, bias, out)
 
     def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
         tiling = tiling_of(shape, dtype, "forward")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.implicit_gemm import Convolution, Weights
-from fastconv.algorithms.workspace import places, scratch
+from fastconv.algorithms.workspace import odd_lines, places, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -52,7 +52,7 @@ class Points(NamedTuple):
 
     @property
     def point_bytes(self) -> int:
-        return _odd_lines(self.panels * self.panel_bytes)
+        return odd_lines(self.panels * self.panel_bytes)
 
     @property
     def size(self) -> int:
@@ -95,9 +95,7 @@ class Points(NamedTuple):
 
 def taps_bytes(dtype: np.dtype) -> int:
     """Scratch memory for the taps of some channels."""
-    return _odd_lines(
-        (kernels.TAP_CHANNELS * TAPS * TAPS + LANES[8 * dtype.itemsize]) * ROWS * dtype.itemsize
-    )
+    return odd_lines((kernels.TAP_CHANNELS * TAPS * TAPS + LANES[8 * dtype.itemsize]) * ROWS * dtype.itemsize)
 
 
 @lru_cache(maxsize=4096)
@@ -178,12 +176,6 @@ class Blocks(NamedTuple):
     scratch_bytes: int
 
 
-def _odd_lines(size: int) -> int:
-    """At least `size` bytes: an odd number of cache lines, so that what is that far apart shares no sets."""
-    lines = -(-size // 64)
-    return 64 * (lines + 1 - lines % 2)
-
-
 @lru_cache(maxsize=4096)
 def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     """Sizes of the blocks of a convolution in `tasks` tasks."""
@@ -213,11 +205,11 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     packed_point, packed_panel = packing.point_bytes, packing.panel_bytes
     if few:
         packed_panel = block_channels * ROWS * itemsize
-        packed_point = _odd_lines(block_panels * packed_panel)
+        packed_point = odd_lines(block_panels * packed_panel)
     input_channel = block_tiles * itemsize
-    input_point = _odd_lines(channels * input_channel)
-    strip = _odd_lines((block_tiles + room_of_piece(lanes, tiling.tile)) * itemsize)
-    sum_row = _odd_lines(points * input_channel)
+    input_point = odd_lines(channels * input_channel)
+    strip = odd_lines((block_tiles + room_of_piece(lanes, tiling.tile)) * itemsize)
+    sum_row = odd_lines(points * input_channel)
     sum_panel = ROWS * sum_row
     waiting = block_panels if block_channels == conv.group_in else -(-tiling.panels // panel_tasks)
     rows_of_tiles = block_tiles // tiling.grid[1] + 2
@@ -251,7 +243,7 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
             sum_row,
             sum_panel,
             *at,
-            _odd_lines(end),
+            odd_lines(end),
         )
     )
 

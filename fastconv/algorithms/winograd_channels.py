@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.winograd_blocks import Tiling
-from fastconv.algorithms.workspace import places, scratch
+from fastconv.algorithms.workspace import odd_lines, places, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import winograd_channels as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -18,12 +18,6 @@ from fastconv.threads import Prepared, task_count
 
 #: Tiles of a block: enough to read a panel of the weight from L2 or L3 for, few enough for their inputs.
 TILES = 32
-
-
-def _odd_lines(size: int) -> int:
-    """At least `size` bytes: an odd number of cache lines, so that what is that far apart shares no sets."""
-    lines = -(-size // 64)
-    return 64 * (lines + 1 - lines % 2)
 
 
 class Filters(NamedTuple):
@@ -43,7 +37,7 @@ class Filters(NamedTuple):
 
     @property
     def point_bytes(self) -> int:
-        return _odd_lines(self.group_in * self.vectors * LANES[8 * self.dtype.itemsize] * self.dtype.itemsize)
+        return odd_lines(self.group_in * self.vectors * LANES[8 * self.dtype.itemsize] * self.dtype.itemsize)
 
     @property
     def size(self) -> int:
@@ -108,8 +102,8 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     tasks = min(tasks, units)
     block_tiles = min(TILES, -(-units // tasks) * ROWS)
     input_tile = -(-conv.group_in // lanes) * lanes * itemsize
-    input_point = _odd_lines(block_tiles * input_tile)
-    sum_point = _odd_lines(block_tiles * VECTORS * lanes * itemsize)
+    input_point = odd_lines(block_tiles * input_tile)
+    sum_point = odd_lines(block_tiles * VECTORS * lanes * itemsize)
     row = (max(conv.group_in, conv.group_out) + lanes) * itemsize
     at = places(
         [
@@ -124,7 +118,7 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
         ]
     )
     *at, end = at
-    return Blocks._make((tasks, block_tiles, input_tile, input_point, sum_point, *at, _odd_lines(end)))
+    return Blocks._make((tasks, block_tiles, input_tile, input_point, sum_point, *at, odd_lines(end)))
 
 
 class Run(NamedTuple):

@@ -26,13 +26,27 @@ def scratch(size: int) -> int:
         _local.size = 0
         _local.buffer = np.empty(size + _ALIGNMENT, np.uint8)
         _local.size = size
-        _local.address = _aligned(address_of(_local.buffer))
+        _local.address = round_up(address_of(_local.buffer), _ALIGNMENT)
     address: int = _local.address
     return address
 
 
-def _aligned(value: int) -> int:
-    return -(-value // _ALIGNMENT) * _ALIGNMENT
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple.
+
+    >>> round_up(17, 16), round_up(32, 16)
+    (32, 32)
+    """
+    return -(-value // multiple) * multiple
+
+
+def odd_lines(size: int) -> int:
+    """At least `size` bytes: an odd number of cache lines, so that what is that far apart shares no sets.
+
+    >>> odd_lines(1), odd_lines(65), odd_lines(192)
+    (64, 192, 192)
+    """
+    return (-(-size // _ALIGNMENT) | 1) * _ALIGNMENT
 
 
 def places(sizes: Sequence[int]) -> list[int]:
@@ -41,7 +55,7 @@ def places(sizes: Sequence[int]) -> list[int]:
     >>> places([10, 64, 1])
     [0, 64, 128, 192]
     """
-    return list(accumulate((_aligned(size) for size in sizes), initial=0))
+    return list(accumulate((round_up(size, _ALIGNMENT) for size in sizes), initial=0))
 
 
 def workspace(dtype: np.dtype, *shapes: Sequence[int]) -> list[np.ndarray]:

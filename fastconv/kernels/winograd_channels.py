@@ -26,13 +26,9 @@ from fastconv.jit import Kernel, fields, inlined, ints, kernel, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import ROWS, VECTORS, ZERO, multiply_pixels
 from fastconv.kernels.simd import LANES
+from fastconv.kernels.winograd_cells import transform_cells, transform_filter, transform_products
 from fastconv.kernels.winograd_points import TAPS
-from fastconv.kernels.winograd_transforms import (
-    form_of,
-    transform_cells,
-    transform_filter,
-    transform_products,
-)
+from fastconv.kernels.winograd_transforms import form_of
 
 #: Strides of the weight in bytes, from tap to tap and channel to channel; of the transformed one from point
 #: to point.

@@ -72,7 +72,7 @@ def form_of(typingctx: Any, tile: Any, bits: Any) -> Any:
 # --- straight-line code -------------------------------------------------------------------------
 
 
-class _Code:
+class Code:
     """Writes vector code, of `lanes` lanes or as many as a register has."""
 
     def __init__(self, builder: Any, like: Vector, lanes: int = 0) -> None:
@@ -217,7 +217,7 @@ class _Code:
 _Product = Callable[[list[list[float]], Sequence[Any]], list[Any]]
 
 
-def _both_axes(product: _Product, matrix: list[list[float]], square: list[list[Any]]) -> list[list[Any]]:
+def both_axes(product: _Product, matrix: list[list[float]], square: list[list[Any]]) -> list[list[Any]]:
     """matrix x square x matrix'."""
     columns = [product(matrix, column) for column in zip(*square, strict=True)]
     return [product(matrix, row) for row in zip(*columns, strict=True)]
@@ -252,7 +252,7 @@ def split_rows(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, row_bytes, first_row, height, low, high, zeros, target, strip_bytes = args[:9]
-        code, span = _Code(builder, form.vector), form.span
+        code, span = Code(builder, form.vector), form.span
         matrix = float_matrices(form.tile)[2]
         rows = []
         for a in range(span):
@@ -288,7 +288,7 @@ def transform_strips(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, strip_bytes, target, point_bytes = args[:4]
-        code, span = _Code(builder, form.vector), form.span
+        code, span = Code(builder, form.vector), form.span
         matrix = float_matrices(form.tile)[2]
         for a in range(0, span * span, span):
             row = [code.load(code.moved(source, strip_bytes, a + b)) for b in range(span)]
@@ -309,11 +309,11 @@ def transform_taps(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, tap_bytes, target, point_bytes = args[:4]
-        code = _Code(builder, form.vector, ROWS)
+        code = Code(builder, form.vector, ROWS)
         taps = [
             [code.load(code.moved(source, tap_bytes, TAPS * i + j)) for j in range(TAPS)] for i in range(TAPS)
         ]
-        result = _both_axes(code.rows, float_matrices(form.tile)[1], taps)
+        result = both_axes(code.rows, float_matrices(form.tile)[1], taps)
         for place, value in enumerate(value for row in result for value in row):
             code.store(value, code.moved(target, point_bytes, place))
         return context.get_dummy_value()
@@ -342,13 +342,13 @@ def transform_sums(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, point_bytes, bias, least, target, row_bytes = args[:6]
-        code, span = _Code(builder, form.vector), form.span
+        code, span = Code(builder, form.vector), form.span
         sums = [
             [code.load(code.moved(source, point_bytes, a * span + b)) for b in range(span)]
             for a in range(span)
         ]
         shift, bound = code.splat_at(bias), code.splat(least)
-        for i, row in enumerate(_both_axes(code.columns, float_matrices(form.tile)[0], sums)):
+        for i, row in enumerate(both_axes(code.columns, float_matrices(form.tile)[0], sums)):
             vectors = []
             for value in row:
                 value = builder.fadd(value, shift)
@@ -361,96 +361,3 @@ def transform_sums(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3, real, types.int64, types.int64, form), codegen
-
-
-# --- the transforms of channels-last arrays -----------------------------------------------------
-# The lanes are channels. Cells lie where a table says; of a vector only the first `count` lanes are read.
-
-
-def _tabled(code: _Code, table: Any, skip: Any, number: int) -> list[Any]:
-    """The addresses of a table, each with `skip` bytes added."""
-    builder = code.builder
-    entries = builder.inttoptr(table, _WORD.as_pointer())
-    return [
-        builder.add(builder.load(builder.gep(entries, [ir.Constant(_WORD, i)])), skip) for i in range(number)
-    ]
-
-
-def _square(values: Sequence[Any], side: int) -> list[list[Any]]:
-    return [list(values[i : i + side]) for i in range(0, side * side, side)]
-
-
-@intrinsic
-def transform_cells(
-    typingctx: Any, table: Any, skip: Any, count: Any, target: Any, point_bytes: Any, form: Any
-) -> Any:
-    """B' d B of the cells of a tile, whose addresses `table` has."""
-    if not isinstance(form, Form):
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        table, skip, count, target, point_bytes = args[:5]
-        code, span = _Code(builder, form.vector), form.span
-        mask = code.mask(0, ir.Constant(_WORD, 0), count)
-        cells = [code.load_masked(at, mask) for at in _tabled(code, table, skip, span * span)]
-        result = _both_axes(code.rows, float_matrices(form.tile)[2], _square(cells, span))
-        for place, value in enumerate(value for row in result for value in row):
-            code.store(value, code.moved(target, point_bytes, place))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5, form), codegen
-
-
-@intrinsic
-def transform_filter(
-    typingctx: Any, source: Any, tap_bytes: Any, count: Any, target: Any, point_bytes: Any, form: Any
-) -> Any:
-    """G g G' of the filters of a vector of output channels."""
-    if not isinstance(form, Form):
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, tap_bytes, count, target, point_bytes = args[:5]
-        code = _Code(builder, form.vector)
-        mask = code.mask(0, ir.Constant(_WORD, 0), count)
-        taps = [code.load_masked(code.moved(source, tap_bytes, tap), mask) for tap in range(TAPS * TAPS)]
-        result = _both_axes(code.rows, float_matrices(form.tile)[1], _square(taps, TAPS))
-        for place, value in enumerate(value for row in result for value in row):
-            code.store(value, code.moved(target, point_bytes, place))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5, form), codegen
-
-
-@intrinsic
-def transform_products(
-    typingctx: Any,
-    source: Any,
-    point_bytes: Any,
-    bias: Any,
-    least: Any,
-    table: Any,
-    skip: Any,
-    count: Any,
-    form: Any,
-) -> Any:
-    """A' m A of a tile, plus the vector at `bias`, and no less than `least`, to the addresses of `table`."""
-    if not isinstance(form, Form):
-        return None
-    real = types.float32 if form.vector.bits == 32 else types.float64
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, point_bytes, bias, least, table, skip, count = args[:7]
-        code, span = _Code(builder, form.vector), form.span
-        mask = code.mask(0, ir.Constant(_WORD, 0), count)
-        sums = [code.load(code.moved(source, point_bytes, place)) for place in range(span * span)]
-        shift, bound = code.load_masked(bias, mask), code.splat(least)
-        result = _both_axes(code.columns, float_matrices(form.tile)[0], _square(sums, span))
-        places = _tabled(code, table, skip, form.tile**2)
-        for value, place in zip((value for row in result for value in row), places, strict=True):
-            value = builder.fadd(value, shift)
-            value = builder.select(builder.fcmp_ordered("<", value, bound), bound, value)
-            code.store_masked(value, place, mask)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3, real, *[types.int64] * 3, form), codegen
