@@ -54,6 +54,8 @@ for number in range(150):
     layout = ("NCHW", "NCHW", "NHWC")[number % 3]
     n, groups = rng.integers(1, 4), rng.integers(1, 3)
     c, k = groups * rng.integers(1, 6), groups * rng.integers(1, 12)
+    if number % 6 == 2:  # channels last, by whole vectors
+        c, k = groups * 8 * rng.integers(1, 4), groups * 8 * rng.integers(1, 10)
     kernel, stride, padding = rng.integers(1, 4, 2), rng.integers(1, 4, 2), rng.integers(0, 3, 2)
     if number % 4 == 0:  # what Winograd is made for
         kernel, stride = np.array([3, 3]), np.array([1, 1])
