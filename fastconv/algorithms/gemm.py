@@ -217,13 +217,13 @@ class Gemm(Algorithm):
         lanes = LANES[8 * dtype.itemsize]
         tile = f"{VECTORS} vectors of {lanes}"
         if op == "weight_grad" and shape.layout == "NHWC":
-            parts = channels_last_gradient.cut(
+            chunks = channels_last_gradient.cut(
                 channels_last.merge(forward_convolution(shape)), dtype.itemsize
             )
             return {
                 "tile": f"{ROWS} kernel cells x {VECTORS * lanes} output channels ({tile})",
-                "chunk": f"{parts.chunk_pixels} pixels",
-                "segments": f"{parts.segments}, added in order",
+                "chunk": f"{chunks.chunk_pixels} pixels",
+                "segments": f"{chunks.segments}, added in order",
             }
         if op == "weight_grad":
             blocks = weight_gradient.cut(as_row(shape), dtype.itemsize)
