@@ -165,7 +165,7 @@ def test_what_a_copy_moves() -> None:
 
 
 @pytest.mark.skipif(DISABLED, reason="the other contender takes too long without the compiler")
-@pytest.mark.parametrize("peer", ["onnxruntime", "jax"])
+@pytest.mark.parametrize("peer", ["onnxruntime", "openvino", "opencv", "torch", "jax"])
 @pytest.mark.parametrize("op", CONV_OPERATIONS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_optional_peers_convolve(peer: str, op: str, groups: int) -> None:
