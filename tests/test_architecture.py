@@ -28,6 +28,7 @@ FLOORS = [
     {"functional"},
     {"warmup"},
     {"nn", "onnx", "autograd", "dask", "cs231n"},
+    {"bench", "figures"},
     {"mnist"},
     {"__init__", "__main__"},
 ]
