@@ -58,7 +58,7 @@ class Warmup:
 
 def _module(name: str) -> Callable[[], Command]:
     """A module that is imported when its command is called for."""
-    return lambda: import_module(name)  # type: ignore[return-value]
+    return lambda: import_module(name)
 
 
 class Entry(NamedTuple):

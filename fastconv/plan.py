@@ -37,6 +37,13 @@ class Plan:
         Block and tile sizes.
     rejected : dict
         For each other algorithm, why it was not chosen.
+
+    Examples
+    --------
+    >>> from fastconv import explain
+    >>> plan = explain((4, 64, 56, 56), (64, 64, 1, 1))
+    >>> plan.algorithm, plan.rejected["winograd"]
+    ('gemm', 'it is made for kernels of 3 x 3 cells')
     """
 
     op: str

@@ -22,6 +22,11 @@ class RandomAffine:
     fill : float
         What comes in from beyond the borders.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn

@@ -61,6 +61,11 @@ class MaxPool2d(_Pool):
         As for `fastconv.max_pool2d`.
     layout : {"NCHW", "NHWC"}
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -127,6 +132,11 @@ class AvgPool2d(_Pool):
         As for `fastconv.avg_pool2d`.
     layout : {"NCHW", "NHWC"}
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -184,6 +194,11 @@ class AdaptiveAvgPool2d(Layer):
     output_size : int or (int or None, int or None)
         None keeps the size of that axis.
     layout : {"NCHW", "NHWC"}
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
 
     Examples
     --------
