@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,11 +116,31 @@ def entry(module: str, name: str) -> str:
 
 
 def public_names(file: Path) -> list[str]:
-    """`__all__` of a module, without running it."""
-    for node in ast.parse(file.read_text()).body:
+    """`__all__` of a module, or of those that it takes everything from, without running any."""
+    body = ast.parse(file.read_text()).body
+    for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
-    return []
+    parts = [n for n in body if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+    files = [ROOT / f"{str(part.module).replace('.', '/')}.py" for part in parts]
+    return sorted(name for found in files for name in public_names(found))
+
+
+@cache
+def sources() -> griffe.Object:
+    """The package as the reader of its sources sees it."""
+    loader = griffe.GriffeLoader(search_paths=[ROOT])
+    package = loader.load("fastconv")
+    loader.expand_wildcards(package)
+    return package
+
+
+def is_written(path: str) -> bool:
+    """Whether something is a function or a class in the sources, and not made when they run."""
+    try:
+        return sources()[path.removeprefix("fastconv.")].final_target.kind.value in ("function", "class")
+    except (KeyError, AttributeError, griffe.GriffeError):
+        return False
 
 
 def adapter_file(name: str) -> Path | None:
@@ -129,15 +151,24 @@ def adapter_file(name: str) -> Path | None:
 
 
 def adapter(name: str, file: Path) -> str:
-    """A page: what the module says of itself, and each of its public names."""
+    """A page: what the module says of itself, and each of its public names.
+
+    A function that is made of one of fastconv's, with the same name, refers to that.
+    """
     module = f"fastconv.{name}"
-    about = ast.get_docstring(ast.parse(file.read_text())) or ""
+    about = (ast.get_docstring(ast.parse(file.read_text())) or "").replace("::\n", ":\n")
     names = public_names(file)
-    if not names:
-        return f"# {module}\n\n::: {module}\n"
-    return "\n".join(
-        [f"# {module}\n", about.replace("::\n", ":\n"), "", *(f"::: {module}.{n}\n" for n in names)]
-    )
+    written = [n for n in names if is_written(f"{module}.{n}")]
+    parts = [f"# {module}\n", about.replace("\n>>> ", "\n\n>>> ", 1), ""]
+    made = [n for n in names if n not in written]
+    if made:
+        parts += ["| name | as |", "|---|---|"]
+        for n in made:
+            parts.append(
+                f"| `{n}` | " + (f"[`fastconv.{n}`][fastconv.{n}] |" if n in fastconv.__all__ else "|")
+            )
+        parts.append("")
+    return "\n".join([*parts, *(f"::: {module}.{n}\n" for n in written)])
 
 
 def pages() -> dict[str, dict[str, tuple[str, str]]]:
