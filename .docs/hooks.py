@@ -18,7 +18,9 @@ import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / ".docs")]
+
+from docstrings import markdown  # noqa: E402
 
 import fastconv  # noqa: E402
 from fastconv import nn  # noqa: E402
@@ -156,10 +158,10 @@ def adapter(name: str, file: Path) -> str:
     A function that is made of one of fastconv's, with the same name, refers to that.
     """
     module = f"fastconv.{name}"
-    about = (ast.get_docstring(ast.parse(file.read_text())) or "").replace("::\n", ":\n")
+    about = markdown(ast.get_docstring(ast.parse(file.read_text())) or "")
     names = public_names(file)
     written = [n for n in names if is_written(f"{module}.{n}")]
-    parts = [f"# {module}\n", about.replace("\n>>> ", "\n\n>>> ", 1), ""]
+    parts = [f"# {module}\n", about, ""]
     made = [n for n in names if n not in written]
     if made:
         parts += ["| name | as |", "|---|---|"]
