@@ -69,12 +69,11 @@ class Plan:
         rows = [(f"<b>{escape(name)}</b>", escape(value)) for name, value in facts]
         rows += [(f"not {escape(name)}", escape(reason)) for name, reason in self.rejected.items()]
         # left, where a notebook's own style would have numbers' cells
-        cells = "".join(
-            f'<tr><td style="text-align: left">{name}</td><td style="text-align: left">{value}</td></tr>'
-            for name, value in rows
-        )
-        caption = f'<caption style="text-align: left"><b>{escape(title)}</b><br>{escape(geometry)}</caption>'
-        return f"<table>{caption}<tbody>{cells}</tbody></table>"
+        left = 'style="text-align: left"'
+        cells = "".join(f"<tr><td {left}>{name}</td><td {left}>{value}</td></tr>" for name, value in rows)
+        head = f'{escape(title)}<br><span style="font-weight: normal">{escape(geometry)}</span>'
+        head = f'<tr><th colspan="2" {left}>{head}</th></tr>'
+        return f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
 
     def _story(self) -> tuple[str, str, list[tuple[str, str]]]:
         """What is computed, with which geometry, and how: name and value of each fact."""

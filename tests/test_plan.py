@@ -192,7 +192,8 @@ def test_plan_in_a_notebook() -> None:
     """The table has what is printed, and what would be HTML is text."""
     plan = fastconv.explain((64, 64, 56, 56), (128, 64, 3, 3), padding=1)
     page = plan._repr_html_()
-    rows = Rows(page).rows
+    head, *rows = Rows(page).rows
+    assert head == []  # whose cell is a heading
     assert all(len(row) == 2 for row in rows)
     assert ["algorithm", f"{plan.algorithm}: {plan.reason}"] in rows
     assert ["flops", f"{plan.flops:,}"] in rows

@@ -27,6 +27,10 @@ from fastconv import ConvGrads, PackedWeight, Plan, nn
 def layer(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     y = fastconv.conv2d(x, weight, stride=(1, 2), padding=((0, 1), (1, 0)), activation="relu")
     fastconv.max_pool2d(y, 2, out=y)
+    largest: np.ndarray = fastconv.max_pool2d(y, 2)
+    largest, places = fastconv.max_pool2d(y, 2, return_indices=True)
+    fastconv.max_pool2d_backward(largest, places, y.shape)
+    _, places = fastconv.adaptive_max_pool2d(y, 2, True)
     z: np.ndarray = fastconv.avg_pool2d(y, (2, 3), layout="NHWC")
     return z
 
