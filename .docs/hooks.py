@@ -197,8 +197,14 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def home() -> str:
+    """The README, whose images lie elsewhere from here."""
+    return (ROOT / "README.md").read_text().replace("(.docs/pages/", "(")
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages."""
+    files.append(File.generated(config, "index.md", content=home()))
     for found in pages().values():
         for address, text in found.values():
             files.append(File.generated(config, address, content=text))
