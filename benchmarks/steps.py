@@ -33,7 +33,7 @@ import fastconv
 from benchmarks import conditions, numpy_ops, race, torch_peer, yardsticks
 from benchmarks.contenders import Contender, LeftOut
 from benchmarks.layers import CONV_LAYERS, ConvData, ConvLayer, conv_data
-from benchmarks.table import NOT_MEASURED, Row, aligned, number, percent
+from benchmarks.table import Row, aligned, number, percent
 from fastconv.jit import DISABLED
 from fastconv.kernels.simd import HAS_FMA, LANES, Vector, splat_value
 from fastconv.kernels.winograd_points import float_matrices
@@ -224,14 +224,15 @@ def fast_steps(layer: ConvLayer, data: ConvData, expected: np.ndarray, seconds: 
     def by(algorithm: str) -> Callable[[], np.ndarray]:
         return lambda: fastconv.conv2d(x, weight, None, *facts, algorithm=algorithm)
 
-    ways = {"im2col in NumPy, BLAS": lambda: im2col(border, weight), "im2col in blocks, BLAS": by("im2col")}
-    if not DISABLED:
-        ways["implicit GEMM, micro-kernel"] = by("gemm")
-    ways["Winograd in NumPy, BLAS"] = lambda: winograd(border, weight)
-    if not DISABLED:
-        packed = fastconv.prepack(weight, x_shape=x.shape, padding=layer.padding, algorithm="winograd")
-        ways["Winograd, micro-kernel"] = by("winograd")
-        ways["the same, filters transformed before"] = lambda: fastconv.conv2d(x, packed, None, *facts)
+    packed = fastconv.prepack(weight, x_shape=x.shape, padding=layer.padding, algorithm="winograd")
+    ways = {
+        "im2col in NumPy, BLAS": lambda: im2col(border, weight),
+        "im2col in blocks, BLAS": by("im2col"),
+        "implicit GEMM, micro-kernel": by("gemm"),
+        "Winograd in NumPy, BLAS": lambda: winograd(border, weight),
+        "Winograd, micro-kernel": by("winograd"),
+        "the same, filters transformed before": lambda: fastconv.conv2d(x, packed, None, *facts),
+    }
     contenders = {name: Contender(checked(name, call, expected)) for name, call in ways.items()}
     try:
         contender = torch_peer.conv("forward", layer, data._replace(bias=bias), "contiguous_format")
@@ -262,9 +263,15 @@ def step_rows(layer: ConvLayer, steps: Sequence[Step], peak: float) -> list[Row]
     for step in steps:
         rate = layer.flops / step.seconds
         name = f"{step.name} ({step.note})" if step.note else step.name
-        part = percent(rate / peak) if peak else NOT_MEASURED
         gain = f"{steps[0].seconds / step.seconds:,.0f}"
-        rows.append((name, str(step.threads), number(1e3 * step.seconds), number(rate / 1e9), part, gain))
+        cells = (
+            str(step.threads),
+            number(1e3 * step.seconds),
+            number(rate / 1e9),
+            percent(rate / peak),
+            gain,
+        )
+        rows.append((name, *cells))
     return rows
 
 
@@ -312,9 +319,7 @@ def report(layer: ConvLayer, seconds: float, markdown: bool) -> str:
     with conditions.same_threads():
         steps = slow_steps(layer, data, expected) + fast_steps(layer, data, expected, seconds)
         threads = fastconv.get_num_threads()
-        peak = 0.0
-        if not DISABLED:
-            peak = yardsticks.measured_peaks()["float32"][str(threads)]
+        peak = yardsticks.measured_peaks()["float32"][str(threads)]
     lines = [f"{layer.name}: {layer}, {layer.flops:,} flops, float32, {threads} threads"]
     lines.append(f"Peak of the micro-kernel: {number(peak / 1e9)} GFLOP/s.")
     lines.append(aligned(step_rows(layer, steps, peak), markdown))
@@ -332,6 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10, help="for the fast ways together, about")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
+    if DISABLED:
+        parser.error("the steps need the compiler, which NUMBA_DISABLE_JIT turns off")
     for missing in conditions.missing_settings():
         print(f"not set: {missing}")
     print(report(layers[options.layer], options.seconds, options.markdown))
