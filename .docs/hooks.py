@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / ".docs")]
 
-from docstrings import markdown  # noqa: E402
+from docstrings import PLACES, markdown  # noqa: E402
 
 import fastconv  # noqa: E402
 from fastconv import nn  # noqa: E402
@@ -83,11 +83,7 @@ def registry(name: str) -> str:
         f"| `{key}` | {getattr(algorithm, 'summary', type(algorithm).__doc__ or '').partition(chr(10))[0]} |"
         for key, algorithm in getattr(fastconv, name).items()
     ]
-    head = [
-        f"[](){{ #fastconv.{name} }}\n",
-        f"## `{name}`\n",
-        "What `algorithm=` takes, and what it means.\n",
-    ]
+    head = [f"## `{name}` {{ #fastconv.{name} }}\n", "What `algorithm=` takes, and what it means.\n"]
     return "\n".join([*head, "| name | way |", "|---|---|", *rows, ""])
 
 
@@ -106,15 +102,10 @@ def reference(title: str, module: str, names: Iterable[str]) -> str:
 
 
 def entry(module: str, name: str) -> str:
-    """What has a name, from its docstring.
-
-    A function that its own module is named after is asked for by its full name, and has an anchor by the
-    short one: the reader of the sources takes the short one for the module.
-    """
-    home = getattr(sys.modules[module], name).__module__
-    if home.rpartition(".")[2] == name:
-        return f"[](){{ #{module}.{name} }}\n\n::: {home}.{name}\n"
-    return f"::: {module}.{name}\n"
+    """What has a name, from its docstring; with an anchor by the short name, if that is not its place."""
+    where, short = PLACES[name], f"{module}.{name}"
+    anchor = "" if where == short else f'<a id="{short}"></a>\n\n'
+    return f"{anchor}::: {where}\n"
 
 
 def public_names(file: Path) -> list[str]:
@@ -167,7 +158,7 @@ def adapter(name: str, file: Path) -> str:
         parts += ["| name | as |", "|---|---|"]
         for n in made:
             parts.append(
-                f"| `{n}` | " + (f"[`fastconv.{n}`][fastconv.{n}] |" if n in fastconv.__all__ else "|")
+                f"| `{n}` | " + (f"[`fastconv.{n}`][{PLACES[n]}] |" if n in fastconv.__all__ else "|")
             )
         parts.append("")
     return "\n".join([*parts, *(f"::: {module}.{n}\n" for n in written)])
