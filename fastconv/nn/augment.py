@@ -11,6 +11,8 @@ from fastconv.nn.layer import Array
 class RandomAffine:
     """Each image turned, moved and scaled at random about its centre, interpolated between its cells.
 
+    Called with images (N, C, H, W) and a generator; what it returns has the same shape and dtype.
+
     Parameters
     ----------
     degrees : float

@@ -16,7 +16,7 @@ from fastconv.nn.layer import Array, Fused, Layer, Rng, floating_dtype, positive
 
 
 class Linear(Layer):
-    """y = x weight' + bias over the last axis.
+    """y = x weight' + bias over the last axis: x (N, ..., in_features) to y (N, ..., out_features).
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from fastconv.nn.layer import Array, Fused, Layer, floating_dtype, positive
 
 
 class BatchNorm2d(Layer):
-    """(x - mean) / sqrt(var + eps) * weight + bias, per channel.
+    """(x - mean) / sqrt(var + eps) * weight + bias, per channel of x (N, C, H, W).
 
     In training, mean and variance are those of the batch, and running estimates of them are
     updated; inference uses the estimates.

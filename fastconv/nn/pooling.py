@@ -55,6 +55,8 @@ class _Pool(Layer):
 class MaxPool2d(_Pool):
     """Largest value of each window, `fastconv.max_pool2d`; the gradient goes to the first largest.
 
+    x (N, C, H, W) to y (N, C, P, Q).
+
     Parameters
     ----------
     kernel_size, stride, padding, dilation, ceil_mode
@@ -124,7 +126,7 @@ class MaxPool2d(_Pool):
 
 
 class AvgPool2d(_Pool):
-    """Mean of each window, `fastconv.avg_pool2d`.
+    """Mean of each window, `fastconv.avg_pool2d`: x (N, C, H, W) to y (N, C, P, Q).
 
     Parameters
     ----------
@@ -189,6 +191,8 @@ class AvgPool2d(_Pool):
 class AdaptiveAvgPool2d(Layer):
     """Mean of windows chosen to give `output_size`, `fastconv.adaptive_avg_pool2d`.
 
+    x (N, C, H, W) to y (N, C, *output_size).
+
     Parameters
     ----------
     output_size : int or (int or None, int or None)
@@ -197,8 +201,8 @@ class AdaptiveAvgPool2d(Layer):
 
     Raises
     ------
-    ValueError, TypeError
-        Where an argument is out of range or of the wrong type.
+    ValueError
+        Where the layout is none of these. A wrong `output_size` is refused by `forward`.
 
     Examples
     --------
