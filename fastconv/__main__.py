@@ -96,7 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=_program(),
         description="Convolution and pooling for NumPy arrays, as fast as the CPU allows.",
-        epilog=f"`{_program()} COMMAND --help` tells more about a command.",
+        epilog=f"""examples:
+  {_program()} mnist --plot             what a net learns in a minute, in mnist.png
+  {_program()} bench --seconds 1        is it faster on this machine, and than what?
+  {_program()} COMMAND --help           more about a command""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
