@@ -4,10 +4,11 @@ Run, at the root of the repository::
 
     pytest --benchmark-only                        # some minutes; ratios in extra_info
     pytest --benchmark-only --benchmark-json=results.json
-    python benchmarks/table.py results.json --markdown --plot ratios.png
+    python benchmarks/table.py results.json --markdown --plot roofline.png
     pytest --benchmark-only --peers=all -k "r50 and forward"    # also onnxruntime, openvino ..
     python benchmarks/first_call.py                # what the first call of a process costs
     python benchmarks/scaling.py                   # times on 1, 2, .. all threads
+    python benchmarks/steps.py                     # one layer, from loops in Python to Winograd
 
 Plain ``pytest`` runs every case once and checks its results, without timing.
 
@@ -21,7 +22,8 @@ prepacked". Peers that are not installed are named as such.
 
 In the same rounds runs a yardstick (`benchmarks.yardsticks`): for a convolution the micro-kernel on panels in
 the L1 cache on all threads, the peak of its multiply-adds; for a pooling a NumPy copy of the same arrays.
-Tables give fastconv's GFLOP/s or GB/s, and what part of the yardstick's that is.
+Tables give fastconv's GFLOP/s or GB/s, and what part of the yardstick's that is. A plot
+(`benchmarks.roofline`) has all contenders under what the yardstick and memory allow.
 
 What is left out
 ----------------

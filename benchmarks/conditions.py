@@ -12,7 +12,7 @@ from typing import Any
 import numba
 
 import fastconv
-from benchmarks.yardsticks import measured_peaks
+from benchmarks.yardsticks import measured_bandwidth, measured_peaks
 
 #: Environment variables that make a comparison fair, to be set before Python starts.
 FAIR = {
@@ -72,6 +72,7 @@ def describe() -> dict[str, Any]:
         "weights prepacked": "by onnxruntime, openvino, opencv and 'fastconv prepacked', before the clock "
         "starts; by all others in every call",
         "FMA peak": measured_peaks(),
+        "memory": measured_bandwidth(),
         "times": "medians of interleaved rounds",
     }
 
