@@ -120,6 +120,31 @@ def max_pool_backward(grad_output, indices, size):
     return grad_x
 
 
+@compiled
+def max_unpool(x, indices, size):
+    """Each cell of x goes where its index says, of several the last one; the rest is 0."""
+    y = np.zeros(x.shape[:2] + size)
+    for n, c, oz, oy, ox in np.ndindex(x.shape):
+        place = indices[n, c, oz, oy, ox]
+        iz, rest = divmod(place, size[1] * size[2])
+        iy, ix = divmod(rest, size[2])
+        y[n, c, iz, iy, ix] = x[n, c, oz, oy, ox]
+    return y
+
+
+@compiled
+def max_unpool_backward(grad_output, indices):
+    """Each cell of x has the gradient of the cell that its index names."""
+    size = grad_output.shape[2:]
+    grad_x = np.zeros(indices.shape)
+    for n, c, oz, oy, ox in np.ndindex(indices.shape):
+        place = indices[n, c, oz, oy, ox]
+        iz, rest = divmod(place, size[1] * size[2])
+        iy, ix = divmod(rest, size[2])
+        grad_x[n, c, oz, oy, ox] = grad_output[n, c, iz, iy, ix]
+    return grad_x
+
+
 # --- average pooling ----------------------------------------------------------------------------
 
 
@@ -204,6 +229,51 @@ def avg_pool_backward(
             ix = ox * stride[2] - padding[2] + kx * dilation[2]
             if inside(iz, iy, ix, size):
                 grad_x[n, c, iz, iy, ix] += share
+    return grad_x
+
+
+# --- power-average pooling ----------------------------------------------------------------------
+
+
+@compiled
+def lp_pool(x, norm, kernel, stride, padding, padding_after, dilation, output):
+    """(T * the mean over each window of x ** norm) ** (1 / norm), for windows of T cells.
+
+    The mean is that of `avg_pool`, padding counted: T times it is the sum, but for windows that hang over.
+    """
+    size = x.shape[2:]
+    taps = kernel[0] * kernel[1] * kernel[2]
+    y = np.zeros(x.shape[:2] + output)
+    for n, c, oz, oy, ox in np.ndindex(y.shape):
+        total = 0.0
+        for kz, ky, kx in np.ndindex(kernel):
+            iz = oz * stride[0] - padding[0] + kz * dilation[0]
+            iy = oy * stride[1] - padding[1] + ky * dilation[1]
+            ix = ox * stride[2] - padding[2] + kx * dilation[2]
+            if inside(iz, iy, ix, size):
+                total += x[n, c, iz, iy, ix] ** norm
+        count = window_divisor(oz, oy, ox, size, kernel, stride, padding, padding_after, dilation, True, 0)
+        y[n, c, oz, oy, ox] = (total * taps / count) ** (1 / norm)
+    return y
+
+
+@compiled
+def lp_pool_backward(grad_output, x, y, norm, kernel, stride, padding, padding_after, dilation):
+    """d sum(grad_output * y) / dx for y = lp_pool(x); 0 by definition where y is 0."""
+    size = x.shape[2:]
+    taps = kernel[0] * kernel[1] * kernel[2]
+    grad_x = np.zeros(x.shape)
+    for n, c, oz, oy, ox in np.ndindex(y.shape):
+        if y[n, c, oz, oy, ox] == 0:
+            continue
+        count = window_divisor(oz, oy, ox, size, kernel, stride, padding, padding_after, dilation, True, 0)
+        share = grad_output[n, c, oz, oy, ox] * taps / count * y[n, c, oz, oy, ox] ** (1 - norm)
+        for kz, ky, kx in np.ndindex(kernel):
+            iz = oz * stride[0] - padding[0] + kz * dilation[0]
+            iy = oy * stride[1] - padding[1] + ky * dilation[1]
+            ix = ox * stride[2] - padding[2] + kx * dilation[2]
+            if inside(iz, iy, ix, size):
+                grad_x[n, c, iz, iy, ix] += share * x[n, c, iz, iy, ix] ** (norm - 1)
     return grad_x
 
 

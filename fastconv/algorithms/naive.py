@@ -116,3 +116,36 @@ class NaivePool(PoolAlgorithm):
             count_padding,
             divisor,
         )
+
+    def lp_pool(self, x: np.ndarray, out: np.ndarray, shape: PoolShape, norm: float) -> None:
+        out[...] = reference.lp_pool(
+            _double(x),
+            norm,
+            shape.kernel,
+            shape.stride,
+            shape.pad_before,
+            shape.pad_after,
+            shape.dilation,
+            shape.output,
+        )
+
+    def lp_pool_backward(
+        self,
+        grad_output: np.ndarray,
+        x: np.ndarray,
+        y: np.ndarray,
+        out: np.ndarray,
+        shape: PoolShape,
+        norm: float,
+    ) -> None:
+        out[...] = reference.lp_pool_backward(
+            _double(grad_output),
+            _double(x),
+            _double(y),
+            norm,
+            shape.kernel,
+            shape.stride,
+            shape.pad_before,
+            shape.pad_after,
+            shape.dilation,
+        )

@@ -80,12 +80,12 @@ def index_array(function: str, name: str, value: Any) -> np.ndarray:
     return _plain(array, np.dtype(np.int64))
 
 
-def check_indices(function: str, name: str, array: np.ndarray, limit: int) -> None:
+def check_indices(function: str, name: str, array: np.ndarray, limit: int, plane: str = "input") -> None:
     """Refuse integers that are not all from 0 to `limit` - 1."""
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if array.size and (low < 0 or high >= limit):
         raise ValueError(
-            f"{function}: {name} must be positions in the input plane, 0 to {limit - 1}, "
+            f"{function}: {name} must be positions in the {plane} plane, 0 to {limit - 1}, "
             f"got values from {low} to {high}"
         )
 
