@@ -236,7 +236,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
         "x of integers": Wrong(
             conv(X.astype(int)), TypeError, r"x must have dtype float32 or float64, got int64; convert it"
         ),
-        "x of float16": Wrong(conv(X.astype("f2")), TypeError, "x must have dtype float32 or .* float16"),
+        "x of float16 alone": Wrong(
+            conv(X.astype("f2")), TypeError, "one dtype, got x float16, weight float32"
+        ),
         "x of longdouble": Wrong(conv(X.astype("g")), TypeError, "x must have dtype float32 or .* got "),
         "x complex": Wrong(conv(X.astype("c8")), TypeError, "x must have dtype float32 or .* complex64"),
         "x of objects": Wrong(conv(X.astype(object)), TypeError, "x must have dtype float32 or .* object"),
@@ -441,7 +443,10 @@ def pool(kernel_size: Any = 2, x: Any = X, **options: Any) -> Callable[[], Any]:
         "x with too few axes": Wrong(pool(x=X[0, 0]), ValueError, "x must have 4 axes"),
         "x a list": Wrong(pool(x=[[[[1.0]]]]), TypeError, "x must be a numpy.ndarray, got list"),
         "x None": Wrong(pool(x=None), TypeError, "x must be a numpy.ndarray, got NoneType"),
-        "x of integers": Wrong(pool(x=INDICES), TypeError, "x must have dtype float32 or float64, got int64"),
+        "x of truth values": Wrong(pool(x=X > 0), TypeError, "x must have dtype .* integer dtype, got bool"),
+        "x complex": Wrong(
+            pool(x=X.astype("c8")), TypeError, "x must have dtype float32 or float64, got comp"
+        ),
         "kernel zero": Wrong(pool(0), ValueError, "kernel_size must be at least 1, got 0"),
         "kernel None": Wrong(pool(None), TypeError, "kernel_size must be an int or 2 ints, got None"),
         "kernel of three axes": Wrong(pool((2, 2, 2)), ValueError, "kernel_size must be an int or 2 ints"),
