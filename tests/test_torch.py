@@ -1,7 +1,7 @@
 """PyTorch, where it is installed: the functions of the same names give the same, and refuse the same.
 
 Values and gradients are compared with torch's for the same numbers in float64, within the bounds that hold
-for any sum of that many terms; indices are equal. What is meant to differ is in `DIFFERENCES`, and checked there.
+for any sum of that many terms; indices are equal. What is meant to differ is in `DIFFERENCES`, and checked.
 """
 
 from __future__ import annotations
