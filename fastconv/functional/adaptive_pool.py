@@ -133,7 +133,7 @@ def adaptive_max_pool2d(
     Parameters
     ----------
     x, output_size, layout
-        As in `adaptive_avg_pool2d`.
+        As in `adaptive_avg_pool2d`; x may also be of integers.
     return_indices : bool
         Whether to return where the largest cells are. The gradient is `max_pool2d_backward`.
 

@@ -68,7 +68,7 @@ def max_pool2d(
     Parameters
     ----------
     x : ndarray, (N, C, H, W) or (C, H, W); with ``layout="NHWC"`` channels last
-        float32 or float64, any memory order.
+        float32, float64 or integers of any width, any memory order.
     kernel_size : int or one int per spatial axis
         Size of the window.
     stride : int or one int per spatial axis, optional
@@ -99,7 +99,7 @@ def max_pool2d(
     ValueError
         Shapes or values that do not fit together.
     TypeError
-        Another dtype than float32 or float64, or something else than an array or an int.
+        Another dtype, or something else than an array or an int.
 
     Notes
     -----
