@@ -25,7 +25,7 @@ import numpy as np
 import fastconv
 from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
 from fastconv.functional.arrays import lift_like_x, lift_weight
-from fastconv.algorithms import pooling
+from fastconv.algorithms import pool_indices
 from fastconv.functional import run, windows
 
 faulthandler.enable()
@@ -180,13 +180,13 @@ for width in range(1, 41):
                 direct.max_pool(fx, y, places, shape)
                 direct.avg_pool(fx, y, shape, True, 0)
                 direct.avg_pool_backward(fg, grad_x, shape, False, 0)
-                assert pooling.max_pool_backward(fg, places, grad_x)
+                assert pool_indices.max_pool_backward(fg, places, grad_x)
                 places[-1, -1, -1, -1, -1] = x[0, 0].size
-                assert not pooling.max_pool_backward(fg, places, grad_x)
+                assert not pool_indices.max_pool_backward(fg, places, grad_x)
                 places[-1, -1, -1, -1, -1] = -1
-                assert not pooling.max_pool_backward(fg, places, grad_x)
-                assert not pooling.max_unpool(fg, places, grad_x)
-                assert not pooling.max_unpool_backward(grad_x, places, fg)
+                assert not pool_indices.max_pool_backward(fg, places, grad_x)
+                assert not pool_indices.max_unpool(fg, places, grad_x)
+                assert not pool_indices.max_unpool_backward(grad_x, places, fg)
 print("done")
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms import pooling
+from fastconv.algorithms import pool_indices
 from fastconv.arguments import Ints, Padding, check_layout, check_size, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import (
@@ -257,7 +257,7 @@ def _backward(
         check_indices(function, "indices", indices, cells)
         grad_x.fill(0)
         return grad_x
-    if not pooling.max_pool_backward(
+    if not pool_indices.max_pool_backward(
         lift_like_x(function, "grad_output", grad_output, rank, layout),
         lift_like_x(function, "indices", places, rank, layout),
         lift_like_x(function, "grad_x", grad_x, rank, layout),
