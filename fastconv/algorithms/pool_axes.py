@@ -57,3 +57,29 @@ def adaptive_windows(size: Triple, output: Triple) -> Axes:
 
     z, y, x = (axis(*pair) for pair in zip(size, output, strict=True))
     return z, y, x
+
+
+def covering(axis: Axis, size: int) -> Axis:
+    """Which windows hold each of `size` cells, told as windows are; the extents stay those of the windows.
+
+    A cell's windows are every `step`-th: those whose first cell is a multiple of the dilation away.
+    """
+    phase = axis.first % axis.step
+    alike = np.flatnonzero(phase == phase[0])
+    step = int(alike[1]) if len(alike) > 1 else len(phase)
+    first, count = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for start in range(step):
+        members = np.arange(start, len(phase), step)
+        cells = np.arange(phase[start], size, axis.step)
+        ended = np.searchsorted(axis.last[members], cells, "right")
+        begun = np.searchsorted(axis.first[members], cells, "right")
+        first[cells] = start + step * ended
+        count[cells] = np.maximum(begun - ended, 0)
+    return Axis(first, first + count * step, step, count, axis.extent)
+
+
+@lru_cache(maxsize=256)
+def all_covering(axes: Axes, size: Triple) -> Axes:
+    """`covering` along each axis of a plane."""
+    z, y, x = (covering(axis, cells) for axis, cells in zip(axes, size, strict=True))
+    return z, y, x

@@ -6,11 +6,11 @@ All that follows from the shape alone is worked out once and kept.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import gcd, prod
+from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.pool_axes import windows
+from fastconv.algorithms.pool_axes import covering, windows
 from fastconv.algorithms.workspace import round_up, scratch
 from fastconv.jit import DISABLED, Kernel, address_of
 from fastconv.kernels import pool_gradients, pool_places, pool_planes, pool_rows
@@ -155,22 +155,6 @@ def _prepare_forward(
     )
 
 
-def _covering(shape: PoolShape, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Which windows hold a cell of x: first, count and step, as in `Axis`."""
-    stride, dilation = shape.stride[axis], shape.dilation[axis]
-    reach = dilation * (shape.kernel[axis] - 1)
-    place = np.arange(shape.input[axis], dtype=np.int64) + shape.pad_before[axis]
-    lowest = np.maximum(-((reach - place) // stride), 0)
-    highest = np.minimum(place // stride, shape.output[axis] - 1)
-    # window o holds a place by tap k if o * stride + k * dilation = place: every `step`-th, or none
-    common = gcd(stride, dilation)
-    step = dilation // common
-    residue = place // common % step * pow(stride // common, -1, step) % step
-    first = lowest + (residue - lowest) % step
-    count = np.maximum((highest - first) // step + 1, 0)
-    return first, np.where(place % common == 0, count, 0), step
-
-
 @lru_cache(maxsize=1024)
 def _prepare_backward(
     shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool, divisor: int
@@ -199,8 +183,9 @@ def _prepare_backward(
         "extent_y": (1 / rows).astype(dtype),
         "extent_x": (1 / np.resize(columns, width + lanes)).astype(dtype),
     }
-    tables["first_z"], tables["count_z"], step_z = _covering(shape, 0)
-    tables["first_y"], tables["count_y"], step_y = _covering(shape, 1)
+    z_axis, y_axis = (covering(windows(shape, count_padding)[i], shape.input[i]) for i in range(2))
+    tables["first_z"], tables["count_z"] = z_axis.first, z_axis.cells
+    tables["first_y"], tables["count_y"] = y_axis.first, y_axis.cells
     return _Rows(
         kernel,
         dtype,
@@ -214,8 +199,8 @@ def _prepare_backward(
         out_depth=out_depth,
         out_height=out_height,
         out_width=out_width,
-        step_z=step_z,
-        step_y=step_y,
+        step_z=z_axis.step,
+        step_y=y_axis.step,
         kernel_x=kernel_x,
         stride_x=stride_x,
         dilation_x=dilation_x,

@@ -17,25 +17,25 @@ import numpy as np
 
 from fastconv.algorithms import pool_rows as by_rows
 from fastconv.algorithms.base import PoolAlgorithm
-from fastconv.algorithms.pool_axes import Axes, windows
+from fastconv.algorithms.pool_axes import Axes, all_covering, windows
 from fastconv.jit import DISABLED, Kernel, address_of
 from fastconv.kernels import pool_channels, pool_places, pool_rows
 from fastconv.kernels import pooling as kernels
-from fastconv.kernels.simd import LANES
-from fastconv.shapes import PoolShape
-from fastconv.threads import Prepared, get_num_threads, task_count
+from fastconv.shapes import PoolShape, Triple
+from fastconv.threads import Prepared, task_count
 
 #: For each kernel that goes cell by cell the one for channels-last arrays, by vectors of channels.
 BY_CHANNELS = {
     kernels.max_pool: pool_channels.max_channels,
     kernels.avg_pool: pool_channels.avg_channels,
-    kernels.avg_pool_backward: pool_channels.avg_channels_backward,
+    pool_channels.avg_channels_backward: pool_channels.avg_channels_backward,
+    pool_channels.norm_channels: pool_channels.norm_channels,
 }
 
 
-def _is_channels_last(array: np.ndarray) -> bool:
-    """Whether each cell's channels are neighbours."""
-    return array.shape[1] > 1 and array.strides[1] == array.itemsize
+def _are_channels_last(*arrays: np.ndarray) -> bool:
+    """Whether each cell's channels are neighbours, and vectors can be used."""
+    return not DISABLED and all(a.shape[1] > 1 and a.strides[1] == a.itemsize for a in arrays)
 
 
 @lru_cache(maxsize=1024)
@@ -48,7 +48,6 @@ def _prepare(
     axes: Axes,
     divisor: int,
     taps: int,
-    block_channels: int,
 ) -> tuple[Prepared, Axes]:
     """A kernel for arrays x and y, of which shape and strides are told; and what must be kept alive."""
     fields = {}
@@ -60,10 +59,11 @@ def _prepare(
         fields["last_" + name] = address_of(axis.last)
         fields["step_" + name] = axis.step
         fields["extent_" + name] = address_of(axis.extent)
+    if not divisor and all((axis.extent == axis.extent[0]).all() for axis in axes):
+        divisor = prod(int(axis.extent[0]) for axis in axes)  # need not be worked out for each window
     fields["images"], fields["channels"], fields["depth"], fields["height"], fields["width"] = x[0]
     fields["out_depth"], fields["out_height"], fields["out_width"] = y[0][2:]
-    fields["divisor"], fields["taps"], fields["block_channels"] = divisor, taps, block_channels
-    prepared = Prepared(kernel, dtype, tasks, "x y indices", **fields)
+    prepared = Prepared(kernel, dtype, tasks, "x y indices", divisor=divisor, taps=taps, **fields)
     return prepared, axes
 
 
@@ -76,19 +76,14 @@ def _run(
     divisor: int = 0,
     taps: int = 1,
 ) -> None:
-    images, channels = x.shape[:2]
-    units, block_channels = images * channels, channels
+    units = x.shape[0] * x.shape[1]
     narrow = indices is None or prod(x.shape[2:]) < pool_rows.NOWHERE
-    if not DISABLED and narrow and _is_channels_last(x) and _is_channels_last(y):
-        units = images * y.shape[2] * y.shape[3]
-        if kernel is kernels.avg_pool_backward:
-            if images < get_num_threads():
-                block_channels = LANES[8 * x.itemsize]
-            units = images * -(-channels // block_channels)
-        kernel = BY_CHANNELS.get(kernel, kernel)
+    if kernel in BY_CHANNELS and narrow and _are_channels_last(x, y):
+        units = x.shape[0] * y.shape[2] * y.shape[3]
+        kernel = BY_CHANNELS[kernel]
     tasks = task_count(x.size + y.size, units)
     arrays = (x.shape, x.strides), (y.shape, y.strides)
-    prepared = _prepare(kernel, x.dtype, tasks, *arrays, axes, divisor, taps, block_channels)[0]
+    prepared = _prepare(kernel, x.dtype, tasks, *arrays, axes, divisor, taps)[0]
     prepared.run(address_of(x), address_of(y), 0 if indices is None else address_of(indices))
 
 
@@ -120,7 +115,11 @@ def avg_pool(x: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> No
 
 def avg_pool_backward(grad_output: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> None:
     """out = each gradient, divided, added to every cell of its window."""
-    _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
+    if _are_channels_last(grad_output, out):
+        size: Triple = out.shape[2:]
+        _run(pool_channels.avg_channels_backward, grad_output, out, all_covering(axes, size), None, divisor)
+    else:
+        _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
 
 
 class DirectPool(PoolAlgorithm):
@@ -160,7 +159,7 @@ class DirectPool(PoolAlgorithm):
         if norm != 2 or DISABLED:
             super().lp_pool(x, out, shape, norm)
         elif not by_rows.forward(pool_rows.norm_rows, x, out, shape):
-            if _is_channels_last(x) and _is_channels_last(out):
+            if _are_channels_last(x, out):
                 _run(pool_channels.norm_channels, x, out, windows(shape, True), taps=shape.taps)
             else:
                 super().lp_pool(x, out, shape, norm)
