@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from fastconv.algorithms import pooling
+from fastconv.algorithms import pool_indices
 from fastconv.arguments import Ints, Padding, check_layout, check_size, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import (
@@ -16,8 +16,10 @@ from fastconv.functional.arrays import (
     check_shape,
     index_array,
     lift_like_x,
+    ordered_array,
     real_arrays,
 )
+from fastconv.functional.narrow import widens
 from fastconv.shapes import array_shape, lift
 
 __all__ = [
@@ -150,7 +152,7 @@ def max_pool2d(
     Parameters
     ----------
     x : ndarray, (N, C, H, W) or (C, H, W); with ``layout="NHWC"`` channels last
-        float32 or float64, any memory order.
+        float32, float64 or integers of any width, any memory order.
     kernel_size : int or one int per spatial axis
         Size of the window.
     stride : int or one int per spatial axis, optional
@@ -181,7 +183,7 @@ def max_pool2d(
     ValueError
         Shapes or values that do not fit together.
     TypeError
-        Another dtype than float32 or float64, or something else than an array or an int.
+        Another dtype, or something else than an array or an int.
 
     Notes
     -----
@@ -321,6 +323,7 @@ def max_pool3d_backward(
     return _backward("max_pool3d_backward", 3, grad_output, indices, input_shape, layout)
 
 
+@widens
 def _forward(
     function: str,
     rank: int,
@@ -335,7 +338,7 @@ def _forward(
     algorithm: str,
     out: np.ndarray | None,
 ) -> Any:
-    dtype, (x,) = real_arrays(function, x=x)
+    dtype, x = ordered_array(function, "x", x)
     facts = (kernel_size, stride, padding, dilation, ceil_mode, layout)
     shape = windows.geometry(function, rank, x.shape, *facts)
     chosen = windows.find_algorithm(function, algorithm)
@@ -351,6 +354,7 @@ def _forward(
     return result.finish() if indices is None else (result.finish(), indices)
 
 
+@widens
 def _backward(
     function: str,
     rank: int,
@@ -379,7 +383,7 @@ def _backward(
         check_indices(function, "indices", indices, cells)
         grad_x.fill(0)
         return grad_x
-    if not pooling.max_pool_backward(
+    if not pool_indices.max_pool_backward(
         lift_like_x(function, "grad_output", grad_output, rank, layout),
         lift_like_x(function, "indices", places, rank, layout),
         lift_like_x(function, "grad_x", grad_x, rank, layout),

@@ -7,8 +7,9 @@ at a time, the last ones singly, and its shape makes no difference. Windows are 
 
 from __future__ import annotations
 
-from fastconv.jit import fields, inlined, ints, kernel
+from fastconv.jit import bits_of, fields, inlined, ints, kernel
 from fastconv.kernels import simd
+from fastconv.kernels.arithmetic import root
 from fastconv.kernels.folds import larger
 from fastconv.kernels.pool_rows import vector_start
 from fastconv.kernels.pooling import POOLING, window_divisor
@@ -89,8 +90,8 @@ def put_four_wide(target, values, lanes):
 
 
 @inlined
-def sum_of_four(p, cell, rows_z, rows_y, columns, zero):
-    """The sums of a window for four vectors of channels, row by row."""
+def sum_of_four(p, cell, rows_z, rows_y, columns, zero, squares):
+    """The sums of a window, or of its squares, for four vectors of channels, row by row."""
     size = simd.bytes_of(zero)
     a, b, c, d = zero, zero, zero, zero
     for iz in range(0, rows_z, p.step_z):
@@ -98,6 +99,9 @@ def sum_of_four(p, cell, rows_z, rows_y, columns, zero):
             row = cell + (iz * p.x_z + iy * p.x_y) * size
             for ix in range(0, columns, p.step_x):
                 e, f, g, h = four(row + ix * p.x_x * size, zero)
+                if squares:
+                    e, f = simd.multiply(e, e), simd.multiply(f, f)
+                    g, h = simd.multiply(g, g), simd.multiply(h, h)
                 a, b, c, d = simd.add(a, e), simd.add(b, f), simd.add(c, g), simd.add(d, h)
     return a, b, c, d
 
@@ -133,14 +137,15 @@ def largest_and_place(p, cell, place, rows_z, rows_y, columns, width, zero):
     return best, where
 
 
-@kernel(POOLING)
+@kernel(POOLING, ints=True)
 def max_channels(bits):
     """y = the largest cell of each window, the first of equals; a NaN is larger than everything."""
-    lanes, size = LANES[bits], bits // 8
+    lanes, size = LANES[bits_of(bits)], bits_of(bits) // 8
+    has_places = size >= 4  # places are as wide as cells
 
     def max_channels(params, t, tasks):
         p = fields(params, POOLING)
-        zero = simd.splat(0.0, bits)
+        zero = simd.lowest(bits)
         channels, indices = p.channels, p.indices
         units = p.images * p.out_depth * p.out_height
         for unit in range(t * units // tasks, (t + 1) * units // tasks):
@@ -157,7 +162,7 @@ def max_channels(bits):
                 done = 0
                 while done + TOGETHER * lanes <= channels:
                     cells = source + done * size
-                    if indices:
+                    if has_places and indices:
                         most, places = largest_and_places_of_four(
                             p, cells, place, rows_z, rows_y, columns, zero
                         )
@@ -169,7 +174,7 @@ def max_channels(bits):
                 for start in range(done, channels, lanes):
                     c = vector_start(start, channels, lanes)
                     cell = source + c * size
-                    if indices:
+                    if has_places and indices:
                         best, where = largest_and_place(
                             p, cell, place, rows_z, rows_y, columns, channels, zero
                         )
@@ -181,45 +186,62 @@ def max_channels(bits):
     return max_channels
 
 
-@kernel(POOLING)
-def avg_channels(bits):
-    """y = the sum over each window, row by row, divided by its divisor."""
-    lanes, size = LANES[bits], bits // 8
+def _averages(squares):
+    def factory(bits):
+        lanes, size = LANES[bits], bits // 8
 
-    def avg_channels(params, t, tasks):
-        p = fields(params, POOLING)
-        zero = simd.splat(0.0, bits)
-        channels = p.channels
-        units = p.images * p.out_depth * p.out_height
-        for unit in range(t * units // tasks, (t + 1) * units // tasks):
-            plane, oy = divmod(unit, p.out_height)
-            n, oz = divmod(plane, p.out_depth)
-            z, y = ints(p.first_z)[oz], ints(p.first_y)[oy]
-            rows_z, rows_y = ints(p.last_z)[oz] - z, ints(p.last_y)[oy] - y
-            for ox in range(p.out_width):
-                x = ints(p.first_x)[ox]
-                columns = ints(p.last_x)[ox] - x
-                source = p.x + (n * p.x_n + z * p.x_z + y * p.x_y + x * p.x_x) * size
-                target = p.y + (n * p.y_n + oz * p.y_z + oy * p.y_y + ox * p.y_x) * size
-                divisor = simd.splat_like(1.0 * window_divisor(p, oz, oy, ox), zero)
-                done = 0
-                while done + TOGETHER * lanes <= channels:
-                    a, b, c, d = sum_of_four(p, source + done * size, rows_z, rows_y, columns, zero)
-                    a, b = simd.divide(a, divisor), simd.divide(b, divisor)
-                    c, d = simd.divide(c, divisor), simd.divide(d, divisor)
-                    put_four(target + done * size, (a, b, c, d))
-                    done += TOGETHER * lanes
-                for start in range(done, channels, lanes):
-                    c = vector_start(start, channels, lanes)
-                    total = zero
-                    for iz in range(0, rows_z, p.step_z):
-                        for iy in range(0, rows_y, p.step_y):
-                            row = source + (c + iz * p.x_z + iy * p.x_y) * size
-                            for ix in range(0, columns, p.step_x):
-                                total = simd.add(total, take(row + ix * p.x_x * size, channels, zero))
-                    put(target + c * size, simd.divide(total, divisor), channels)
+        def channels_of(params, t, tasks):
+            p = fields(params, POOLING)
+            zero = simd.splat(0.0, bits)
+            channels = p.channels
+            units = p.images * p.out_depth * p.out_height
+            for unit in range(t * units // tasks, (t + 1) * units // tasks):
+                plane, oy = divmod(unit, p.out_height)
+                n, oz = divmod(plane, p.out_depth)
+                z, y = ints(p.first_z)[oz], ints(p.first_y)[oy]
+                rows_z, rows_y = ints(p.last_z)[oz] - z, ints(p.last_y)[oy] - y
+                for ox in range(p.out_width):
+                    x = ints(p.first_x)[ox]
+                    columns = ints(p.last_x)[ox] - x
+                    source = p.x + (n * p.x_n + z * p.x_z + y * p.x_y + x * p.x_x) * size
+                    target = p.y + (n * p.y_n + oz * p.y_z + oy * p.y_y + ox * p.y_x) * size
+                    divisor = simd.splat_like(window_divisor(p, oz, oy, ox) / (1.0 * p.taps), zero)
+                    done = 0
+                    while done + TOGETHER * lanes <= channels:
+                        a, b, c, d = sum_of_four(
+                            p, source + done * size, rows_z, rows_y, columns, zero, squares
+                        )
+                        a, b = simd.divide(a, divisor), simd.divide(b, divisor)
+                        c, d = simd.divide(c, divisor), simd.divide(d, divisor)
+                        if squares:
+                            a, b, c, d = root(a), root(b), root(c), root(d)
+                        put_four(target + done * size, (a, b, c, d))
+                        done += TOGETHER * lanes
+                    for start in range(done, channels, lanes):
+                        c = vector_start(start, channels, lanes)
+                        total = zero
+                        for iz in range(0, rows_z, p.step_z):
+                            for iy in range(0, rows_y, p.step_y):
+                                row = source + (c + iz * p.x_z + iy * p.x_y) * size
+                                for ix in range(0, columns, p.step_x):
+                                    cells = take(row + ix * p.x_x * size, channels, zero)
+                                    if squares:
+                                        cells = simd.multiply(cells, cells)
+                                    total = simd.add(total, cells)
+                        total = simd.divide(total, divisor)
+                        if squares:
+                            total = root(total)
+                        put(target + c * size, total, channels)
 
-    return avg_channels
+        return channels_of
+
+    return factory
+
+
+#: y = the sum over each window, row by row, divided by its divisor.
+avg_channels = kernel(POOLING)(_averages(False))
+#: y = the root of the sum of squares over each window divided by its divisor, that of an average over T.
+norm_channels = kernel(POOLING)(_averages(True))
 
 
 @inlined
