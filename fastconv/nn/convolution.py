@@ -213,6 +213,8 @@ class _Conv(Convolution):
 class Conv1d(_Conv):
     """Convolution over one spatial axis, `fastconv.conv1d`; the arguments are those of `Conv2d`.
 
+    x (N, C, L) to y (N, K, P).
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -227,7 +229,7 @@ class Conv1d(_Conv):
 
 
 class Conv2d(_Conv):
-    """Convolution over two spatial axes, `fastconv.conv2d`.
+    """Convolution over two spatial axes, `fastconv.conv2d`: x (N, C, H, W) to y (N, K, P, Q).
 
     Parameters
     ----------
@@ -291,6 +293,8 @@ class Conv2d(_Conv):
 
 class Conv3d(_Conv):
     """Convolution over three spatial axes, `fastconv.conv3d`; the arguments are those of `Conv2d`.
+
+    x (N, C, D, H, W) to y (N, K, O, P, Q).
 
     Examples
     --------
