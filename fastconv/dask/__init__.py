@@ -1,0 +1,3 @@
+"""Convolution and pooling of dask arrays; in work."""
+from fastconv.dask.conv import *
+from fastconv.dask.conv_grads import *
