@@ -76,12 +76,11 @@ def axes_of_array(function: str, name: str, shape: tuple[int, ...], rank: int, l
 
 
 def chunked(array: da.Array, axes: Axes) -> da.Array:
-    """The array with all channels in one chunk, and no chunk along space that is empty."""
-    wanted: dict[int, Any] = {axes.channel: -1} if len(array.chunks[axes.channel]) > 1 else {}
-    for axis in axes.space:
-        sizes = array.chunks[axis]
-        if 0 in sizes and len(sizes) > 1:
-            wanted[axis] = tuple(size for size in sizes if size) or (0,)
+    """The array with all channels in one chunk, and no chunk that is empty."""
+    wanted: dict[int, Any] = {}
+    for axis, sizes in enumerate(array.chunks):
+        if len(sizes) > 1 and (axis == axes.channel or 0 in sizes):
+            wanted[axis] = -1 if axis == axes.channel else tuple(size for size in sizes if size) or (0,)
     return array.rechunk(wanted) if wanted else array
 
 

@@ -105,6 +105,17 @@ class Source:
         return keys, region
 
 
+def whole_chunks(array: da.Array) -> Source:
+    """Each chunk by itself."""
+    return Source(
+        array,
+        [
+            [[Piece(number, range(size))] for number, size in enumerate(chunks)]
+            for chunks in array.chunks
+        ],
+    )
+
+
 def _label(cells: range | tuple[int, ...]) -> str:
     """Part of a key."""
     return f"{cells.start}:{cells.stop}" if isinstance(cells, range) else ",".join(map(str, cells))

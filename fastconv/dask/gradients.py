@@ -12,7 +12,7 @@ from fastconv import functional
 from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.dask.arrays import Axes
 from fastconv.dask.axes import Chunks
-from fastconv.dask.blocks import Index, array_of, calls, sum_of
+from fastconv.dask.blocks import Index, array_of, calls, sum_of, whole_chunks
 from fastconv.dask.windows import Place, Windows, check_algorithm, placed, places
 from fastconv.functional.padding import Border
 from fastconv.shapes import ConvShape, drop, join_shape, lift
@@ -48,12 +48,11 @@ class Convolution(NamedTuple):
     def bias_grad(self, grad_output: da.Array) -> da.Array:
         """A sum over the chunks of `grad_output`."""
         axes, blocks = self.axes, grad_output.chunks
-        windows = Windows.of_results(self.shape, axes, [blocks[n] for n in axes.space])
         same = {"rank": self.rank, "layout": axes.layout}
         name, layer, inputs = calls(
             f"fastconv-{self.function}-bias",
             bias_gradient_of,
-            [windows.results(grad_output)],
+            [whole_chunks(grad_output)],
             [],
             blocks,
             lambda index: same,

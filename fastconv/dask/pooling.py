@@ -18,12 +18,11 @@ from fastconv.dask.arrays import (
     check_index_dtype,
     chunked,
     data_array,
-    like,
     native,
     real_dtype,
 )
 from fastconv.dask.axes import axes_of
-from fastconv.dask.blocks import Index, array_of, calls
+from fastconv.dask.blocks import Index, array_of, calls, whole_chunks
 from fastconv.dask.windows import Place, Windows, placed, places
 from fastconv.functional import windows as pools
 from fastconv.functional.arrays import check_shape
@@ -313,29 +312,19 @@ def _scattered(
     dtype: np.dtype,
 ) -> da.Array:
     """The gradient of max pooling, whole planes at a time."""
-    spatial = [(x_shape[axis],) for axis in axes.space]
-    chunks = axes.arranged(grad_output.chunks[0], (x_shape[axes.channel],), spatial)
     size = tuple(x_shape[axis] for axis in axes.space)
-    result = da.map_blocks(
-        scatter,
-        grad_output,
-        indices,
-        function=function,
-        axes=axes,
-        size=size,
-        chunks=tuple(chunks),
-        dtype=dtype,
-        meta=np.empty((0,) * len(x_shape), dtype),
-        name=None,
-    )
-    return result
+    spatial = [(cells,) for cells in size]
+    chunks = axes.arranged(grad_output.chunks[0], (x_shape[axes.channel],), spatial)
+    keywords = {"function": function, "axes": axes, "size": size}
+    sources = [whole_chunks(grad_output), whole_chunks(indices)]
+    name, layer, inputs = calls(f"fastconv-{function}", scattered_of, sources, [], chunks, lambda _: keywords)
+    return array_of(name, layer, inputs, chunks, dtype)
 
 
-def scatter(
+def scattered_of(
     grad_output: np.ndarray, indices: np.ndarray, *, function: str, axes: Axes, size: tuple[int, ...]
 ) -> np.ndarray:
-    from fastconv.dask.shares import with_share
-
+    """The gradient of whole planes of x."""
     shape = _region_shape(grad_output, axes, size)
-    backward = getattr(functional, function)
-    return with_share(backward, grad_output, indices, shape, layout=axes.layout)
+    backward: Callable[..., np.ndarray] = getattr(functional, function)
+    return backward(grad_output, indices, shape, layout=axes.layout)
