@@ -21,8 +21,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -163,6 +165,7 @@ def train(
     seed: int = 0,
     progress: bool = False,
     on_epoch: Callable[[nn.History], object] | None = None,
+    fit: Callable[..., nn.History] = nn.fit,
 ) -> Result:
     """Train one of `MODELS` by Adam and test it.
 
@@ -175,6 +178,8 @@ def train(
 
     The test digits are also what the validation figures of each epoch are of. Nothing is chosen by
     them, neither the epoch nor any setting, so the test is fair.
+
+    `fit` may be another function of the arguments of `nn.fit`, as one that trains on a cluster.
     """
     chosen = MODELS[model]
     lr = lr or chosen.lr
@@ -195,7 +200,7 @@ def train(
         if on_epoch is not None:
             on_epoch(history)
 
-    history = nn.fit(
+    history = fit(
         net,
         prepare(digits.train_images, chosen.layout),
         digits.train_labels,
@@ -281,6 +286,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch-size", type=_positive, help="default: 64, keras 32, modern 100")
     result.add_argument("--lr", type=_rate, help="of Adam, at its highest; default: 0.001, modern 0.008")
     result.add_argument("--seed", type=_seed, default=0, help="default: 0; one seed, one result")
+    result.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="train on the workers of a dask scheduler, tcp://..., or of this machine: local",
+    )
     result.add_argument("--save", metavar="FILE", type=Path, help="write the net (safetensors)")
     result.add_argument("--plot", metavar="FILE", type=Path, help="draw loss and accuracy")
     result.add_argument("--json", action="store_true", help="end with the result as JSON")
@@ -290,6 +300,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the training, not after it, what could not be written."""
+    if arguments.cluster is not None and find_spec("distributed") is None:
+        raise ImportError('--cluster needs dask.distributed: pip install "fastconv[mnist,dask]"')
     for option, path, package in (
         ("--save", arguments.save, "safetensors"),
         ("--plot", arguments.plot, "matplotlib"),
@@ -312,6 +324,19 @@ def _digits(arguments: argparse.Namespace) -> Digits:
     return load_digits()
 
 
+@contextmanager
+def _fitting(cluster: str | None) -> Iterator[Callable[..., nn.History]]:
+    """What trains: this process, or as long as the context lasts, a cluster."""
+    if cluster is None:
+        yield nn.fit
+        return
+    from fastconv.dask import connected
+    from fastconv.dask import fit as fit_there
+
+    with connected(cluster) as client:
+        yield partial(fit_there, client=client)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 2 where a file could not be read or written."""
     arguments = parser().parse_args(argv)
@@ -331,22 +356,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
 
-    start = time.perf_counter()
     try:
-        net, history, accuracy = train(
-            digits,
-            arguments.model,
-            epochs=epochs,
-            batch_size=arguments.batch_size,
-            lr=arguments.lr,
-            seed=arguments.seed,
-            progress=not arguments.quiet and find_spec("tqdm") is not None,
-            on_epoch=None if arguments.quiet else report,
-        )
+        with _fitting(arguments.cluster) as fit:
+            start = time.perf_counter()
+            net, history, accuracy = train(
+                digits,
+                arguments.model,
+                epochs=epochs,
+                batch_size=arguments.batch_size,
+                lr=arguments.lr,
+                seed=arguments.seed,
+                progress=not arguments.quiet and find_spec("tqdm") is not None,
+                on_epoch=None if arguments.quiet else report,
+                fit=fit,
+            )
+            seconds = time.perf_counter() - start
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    seconds = time.perf_counter() - start
+    except OSError as error:  # no scheduler at that address
+        return _failed(error)
     count = len(digits.test_labels)
     print(f"test accuracy: {accuracy * 100:.1f} % ({count:,} held-out digits)")
     try:

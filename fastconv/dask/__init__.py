@@ -2,7 +2,7 @@
 
 An image larger than memory is filtered chunk by chunk; a batch is spread over the workers of a cluster. The
 functions are those of `fastconv`, with the same names, arguments and errors; they return dask arrays, and compute
-nothing themselves.
+nothing themselves. `fit` trains a network of `fastconv.nn` on a cluster.
 
 >>> import dask.array as da, numpy as np
 >>> from fastconv.dask import conv2d
@@ -15,3 +15,4 @@ nothing themselves.
 from fastconv.dask.conv import *
 from fastconv.dask.conv_grads import *
 from fastconv.dask.pool import *
+from fastconv.dask.training import *
