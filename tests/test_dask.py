@@ -201,7 +201,9 @@ def test_same_padding_keeps_the_chunks() -> None:
     for size in (1, 2, 3, 4, 9):
         y = lazy.conv2d(x, weights(3, 3, size, size), padding="same")
         assert y.chunks == x.chunks
-        assert lazy.conv2d_input_grad(y, weights(3, 3, size, size), x.shape, padding="same").chunks == x.chunks
+        assert (
+            lazy.conv2d_input_grad(y, weights(3, 3, size, size), x.shape, padding="same").chunks == x.chunks
+        )
     assert lazy.max_pool2d(image((1, 1, 32, 32), (1, 1, 8, 16)), 2).chunks == ((1,), (1,), (4,) * 4, (8, 8))
 
 
@@ -242,7 +244,9 @@ def test_weights_are_copied_and_may_be_lazy() -> None:
     expected = fastconv.conv2d(x.compute(), weight, bias)
     args = [
         lazy.conv2d(x, weight, bias),
-        lazy.conv2d(x, da.from_array(weight.copy(), chunks=(2, 1, 2, 3)), da.from_array(bias.copy(), chunks=1)),
+        lazy.conv2d(
+            x, da.from_array(weight.copy(), chunks=(2, 1, 2, 3)), da.from_array(bias.copy(), chunks=1)
+        ),
         lazy.conv2d(x, fastconv.prepack(weight, x_shape=x.shape), bias),
         lazy.conv2d(x.astype(">f4"), weight.astype(">f4"), bias),
     ]
@@ -314,17 +318,21 @@ def test_dtypes_and_kinds_of_arrays_are_checked() -> None:
     x, weight = image(), weights(4, 3, 3, 3)
     with pytest.raises(TypeError, match="conv2d: x must have dtype float32 or float64, got int64"):
         lazy.conv2d(x.astype("i8"), weight)
-    with pytest.raises(TypeError, match="conv2d: all arrays must have one dtype, got x float32, weight float64"):
+    with pytest.raises(
+        TypeError, match="conv2d: all arrays must have one dtype, got x float32, weight float64"
+    ):
         lazy.conv2d(x, weight.astype("f8"))
     with pytest.raises(TypeError, match=re.escape("got ndarray; for NumPy arrays there is fastconv.conv2d")):
         lazy.conv2d(x.compute(), weight)
-    with pytest.raises(TypeError, match="conv2d: x must be a dask.array.Array, got list"):
+    with pytest.raises(TypeError, match=r"conv2d: x must be a dask\.array\.Array, got list"):
         lazy.conv2d([[1.0]], weight)
     with pytest.raises(TypeError, match="masked array"):
         lazy.conv2d(da.ma.masked_array(x, x > 0), weight)
     with pytest.raises(ValueError, match="compute_chunk_sizes"):
         lazy.conv2d(x[x[:, 0, 0, 0] > 0], weight)
-    with pytest.raises(TypeError, match="max_pool2d_backward: indices must have an integer dtype, got float32"):
+    with pytest.raises(
+        TypeError, match="max_pool2d_backward: indices must have an integer dtype, got float32"
+    ):
         lazy.max_pool2d_backward(x, x, (2, 3, 32, 24))
 
 

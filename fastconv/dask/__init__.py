@@ -1,8 +1,8 @@
 """Convolution and pooling of dask arrays, chunked along the batch and along space.
 
 An image larger than memory is filtered chunk by chunk; a batch is spread over the workers of a cluster. The
-functions are those of `fastconv`, with the same names, arguments and errors; they return dask arrays, and compute
-nothing themselves. `fit` trains a network of `fastconv.nn` on a cluster.
+functions are those of `fastconv`, with the same names, arguments and errors; they return dask arrays, and
+compute nothing themselves. `fit` trains a network of `fastconv.nn` on a cluster.
 
 >>> import dask.array as da, numpy as np
 >>> from fastconv.dask import conv2d

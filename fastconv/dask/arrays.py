@@ -1,4 +1,4 @@
-"""The boundary between the user's dask arrays and the graphs: the checks, made before anything is computed."""
+"""The boundary between the user's dask arrays and the graphs: checks, made before anything is computed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def native(array: da.Array, dtype: np.dtype) -> da.Array:
 
 
 def parameter(array: Any, dtype: np.dtype) -> da.Array:
-    """A weight or bias as a dask array of one chunk. NumPy's are copied: they may change before all is computed."""
+    """A weight or bias as a dask array of one chunk; NumPy's are copied, as they may change meanwhile."""
     if not isinstance(array, da.Array):
         array = da.from_array(np.array(array, dtype, order="C"), chunks=-1)
     array = native(array, dtype)

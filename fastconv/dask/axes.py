@@ -79,7 +79,7 @@ class Axis(NamedTuple):
         return Span(start, stop, before, min(after, self.after))
 
     def touching(self, start: int, stop: int) -> tuple[int, int]:
-        """The windows, from the first to the one behind the last, that reach a cell from `start` to `stop` - 1.
+        """The windows that reach a cell from `start` to `stop` - 1: the first, and the one behind the last.
 
         >>> Axis(10, 3, 1, 1, 1, 1, 10).touching(0, 5)
         (0, 6)
@@ -100,8 +100,8 @@ class Axis(NamedTuple):
     def output_chunks(self, chunks: Chunks) -> Chunks:
         """How many windows have their middle in each chunk of x, for those that have some.
 
-        >>> Axis(10, 3, 1, 1, 1, 1, 10).output_chunks((5, 5)), Axis(10, 2, 2, 1, 0, 0, 5).output_chunks((5, 5))
-        ((5, 5), (3, 2))
+        >>> Axis(10, 2, 2, 1, 0, 0, 5).output_chunks((5, 5))
+        (3, 2)
         """
         bounds = [-((self._middle - cell) // self.stride) for cell in accumulate(chunks[:-1])]
         found = _between(bounds, self.windows)
@@ -111,7 +111,9 @@ class Axis(NamedTuple):
 
     def input_chunks(self, chunks: Chunks) -> Chunks:
         """The other way: how many cells lie in the middle of each chunk of windows."""
-        return _between([window * self.stride + self._middle for window in accumulate(chunks[:-1])], self.cells)
+        return _between(
+            [window * self.stride + self._middle for window in accumulate(chunks[:-1])], self.cells
+        )
 
     def pieces(self, chunks: Chunks, span: Span) -> list[Piece]:
         """Where to find the cells of a span in x with these chunks.
@@ -171,7 +173,8 @@ def axes_of(shape: ConvShape | PoolShape, mode: str = "zeros") -> list[Axis]:
         shape.pad_after,
         shape.output,
     )
-    return [Axis(*facts, mode) for facts in zip(*(drop(field, shape.rank) for field in fields), strict=True)]
+    along = zip(*(drop(field, shape.rank) for field in fields), strict=True)
+    return [Axis(*facts)._replace(mode=mode) for facts in along]
 
 
 def _chunk_of(starts: Sequence[int], cell: int) -> int:

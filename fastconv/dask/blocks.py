@@ -1,8 +1,9 @@
 """Graphs of blocks: each task puts its region of x together, and calls a function of NumPy arrays on it.
 
 `dask.array.overlap` gives every chunk a halo of one depth, and so wants chunks of more than that depth, and
-chunks that the stride divides. Here each block names the pieces that it needs. A piece that is less than half of its chunk is cut
-out by a task of its own, so that a cluster sends, and a machine keeps, the halo and not the neighbour.
+chunks that the stride divides. Here each block names the pieces that it needs. A piece that is less than half
+of its chunk is cut out by a task of its own, so that a cluster sends, and a machine keeps, the halo and not
+the neighbour.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class Source:
             region.cells.append(cells)
             region.places.append(
                 tuple(
-                    slice(ends[number], ends[number + 1]) for ends, number in zip(starts, numbers, strict=True)
+                    slice(ends[number], ends[number + 1])
+                    for ends, number in zip(starts, numbers, strict=True)
                 )
             )
         return keys, region
@@ -109,10 +111,7 @@ def whole_chunks(array: da.Array) -> Source:
     """Each chunk by itself."""
     return Source(
         array,
-        [
-            [[Piece(number, range(size))] for number, size in enumerate(chunks)]
-            for chunks in array.chunks
-        ],
+        [[[Piece(number, range(size))] for number, size in enumerate(chunks)] for chunks in array.chunks],
     )
 
 
@@ -200,7 +199,9 @@ def sum_of(
         level += 1
         groups = [keys[first : first + BRANCHES] for first in range(0, len(keys), BRANCHES)]
         last = (f"{name}-sum", *(0 for _ in shape))
-        keys = [last if len(groups) == 1 else (f"{name}-level", level, number) for number in range(len(groups))]
+        keys = [
+            last if len(groups) == 1 else (f"{name}-level", level, number) for number in range(len(groups))
+        ]
         for key, group in zip(keys, groups, strict=True):
             layer[key] = (add_up, group)
     return array_of(f"{name}-sum", layer, inputs, [(size,) for size in shape], dtype)
@@ -212,4 +213,3 @@ def add_up(arrays: Sequence[np.ndarray]) -> np.ndarray:
     for array in arrays[1:]:
         total += array
     return total
-

@@ -82,8 +82,8 @@ def conv2d(
     Returns
     -------
     y : dask.array.Array, (N, K, P, Q)
-        The values of `fastconv.conv2d`, but that sums may be rounded in another order. Its chunks are those of
-        x along the batch; along space a window belongs to the chunk that its middle lies in. So with
+        The values of `fastconv.conv2d`, but that sums may be rounded in another order. Its chunks are those
+        of x along the batch; along space a window belongs to the chunk that its middle lies in. So with
         ``padding="same"`` and steps of 1 its chunks are those of x.
 
     Raises
@@ -94,7 +94,9 @@ def conv2d(
     Notes
     -----
     Of its neighbours a chunk gets the cells that its windows reach, a halo, and a cluster sends no more than
-    that. A task uses its share of threads: the threads of fastconv over the tasks that run at a time on the machine.
+    that. A task uses its share of threads: those of fastconv over the tasks that run at a time on the
+    machine. `set_float32_precision` is each process's own; ``client.run(fastconv.set_float32_precision,
+    "highest")`` sets it on all workers.
 
     Examples
     --------
@@ -159,9 +161,7 @@ def _forward(
     border = Border(function, padding_mode, shape, x.shape)
     axes = axes_of_array(function, "x", x.shape, rank, layout)
     x = chunked(native(x, dtype), axes)
-    spatial = [
-        axis.output_chunks(x.chunks[n]) for axis, n in zip(axes_of(shape), axes.space, strict=True)
-    ]
+    spatial = [axis.output_chunks(x.chunks[n]) for axis, n in zip(axes_of(shape), axes.space, strict=True)]
     windows = Windows.of_results(shape, axes, spatial, border_mode(border, padding_mode))
     chunks = axes.arranged(x.chunks[0], (shape.out_channels,), spatial)
     check_algorithm(function, algorithm, windows, chunks, dtype, "forward")
@@ -179,4 +179,3 @@ def _forward(
 def border_mode(border: Border, padding_mode: str) -> str:
     """What continues x; "zeros" also where there is nothing to pad."""
     return padding_mode if any(map(any, border.widths)) else "zeros"
-

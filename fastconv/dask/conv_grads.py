@@ -1,4 +1,4 @@
-"""Gradients of convolutions of dask arrays: of x chunk by chunk, of weight and bias as sums over all chunks."""
+"""Gradients of convolutions of dask arrays: of x chunk by chunk, of weight and bias as sums over chunks."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def conv2d_backward(
     -------
     ConvGrads
         A named tuple (x, weight, bias) of dask arrays; None where not needed. That of x has the chunks of x,
-        the others have one. They are sums over all chunks of `grad_output` in a fixed order, as a tree: the same bits
-        whatever runs where and when.
+        the others have one. They are sums over all chunks of `grad_output` in a fixed order, as a tree: the
+        same bits whatever runs where and when.
 
     Raises
     ------
@@ -340,8 +340,7 @@ def _input_grad(
     grad_output = chunked(native(grad_output, dtype), axes)
     conv = Convolution(function, rank, shape, axes, "zeros", algorithm, dtype)
     spatial = [
-        axis.input_chunks(grad_output.chunks[n])
-        for axis, n in zip(axes_of(shape), axes.space, strict=True)
+        axis.input_chunks(grad_output.chunks[n]) for axis, n in zip(axes_of(shape), axes.space, strict=True)
     ]
     border = Border(function, "zeros", shape, x_shape)
     return conv.input_grad(grad_output, parameter(weight, dtype), border, spatial)

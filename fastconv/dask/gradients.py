@@ -65,13 +65,9 @@ class Convolution(NamedTuple):
         """Chunk by chunk of x, from the cells of `grad_output` whose windows reach into it."""
         axes, shape = self.axes, self.shape
         if self.mode != "zeros":  # the gradient of x with its border
-            none, pads = (0, 0, 0), list(zip(shape.pad_before, shape.pad_after, strict=True))
-            spatial = [
-                (before + chunks[0], *chunks[1:-1], chunks[-1] + after)
-                if len(chunks) > 1
-                else (before + chunks[0] + after,)
-                for chunks, (before, after) in zip(spatial, drop(pads, self.rank), strict=True)
-            ]
+            none = (0, 0, 0)
+            before, after = drop(shape.pad_before, self.rank), drop(shape.pad_after, self.rank)
+            spatial = [_with_ends(*facts) for facts in zip(spatial, before, after, strict=True)]
             size = lift([sum(chunks) for chunks in spatial])
             shape = shape._replace(input=size, pad_before=none, pad_after=none)
         windows = Windows.of_cells(shape, axes, spatial)
@@ -157,6 +153,14 @@ def folded(grad: da.Array, border: Border) -> da.Array:
             body = whole.rechunk(body.chunks)
         grad = body
     return grad
+
+
+def _with_ends(chunks: Chunks, before: int, after: int) -> Chunks:
+    """The first chunk and the last one with the border at them."""
+    sizes = [*chunks]
+    sizes[0] += before
+    sizes[-1] += after
+    return tuple(sizes)
 
 
 def _cut(array: da.Array, axis: int, start: int, stop: int) -> da.Array:

@@ -74,7 +74,8 @@ def max_pool2d(
     Raises
     ------
     ValueError, TypeError
-        As `fastconv.max_pool2d`, at once; and if x is not a dask array, or the sizes of its chunks are not known.
+        As `fastconv.max_pool2d`, at once; and if x is not a dask array, or the sizes of its chunks are not
+        known.
 
     Examples
     --------

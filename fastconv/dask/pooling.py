@@ -200,7 +200,7 @@ def max_backward(
     if kernel_size is None:
         if canonical((stride, padding, dilation)) != (None, 0, 1) or ceil_mode:
             raise ValueError(f"{function}: stride, padding, dilation and ceil_mode need a kernel_size")
-        grad_output = grad_output.rechunk({axis: -1 for axis in axes.space})
+        grad_output = grad_output.rechunk(dict.fromkeys(axes.space, -1))
         indices = indices.rechunk(grad_output.chunks)
         return _scattered(function, grad_output, indices, x_shape, axes, dtype)
     shape = pools.geometry(function, rank, x_shape, *facts)

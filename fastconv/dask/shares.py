@@ -23,10 +23,10 @@ _asking = threading.Lock()
 
 
 def tasks_at_a_time() -> int:
-    """How many tasks may run at the same time on this machine, as the thread that calls this is running one.
+    """How many tasks may run at the same time on this machine, of which this thread is running one.
 
-    With the distributed scheduler, the threads of all workers on this machine. With the threaded one, those of
-    the pool that this thread belongs to. With the scheduler of processes, their number. Else 1.
+    With the distributed scheduler, the threads of all workers on this machine. With the threaded one, those
+    of the pool that this thread belongs to. With the scheduler of processes, their number. Else 1.
     """
     worker = _worker()
     if worker is not None:
@@ -74,7 +74,11 @@ def _threads_of_workers(worker: Any) -> int:
             workers = sync(worker.loop, worker.scheduler.identity, callback_timeout=REFRESH)["workers"]
             host = workers[worker.address]["host"]
             count = sum(other["nthreads"] for other in workers.values() if other["host"] == host)
-        except (OSError, TimeoutError, KeyError):  # the scheduler is busy, or going: the worker's own, meanwhile
+        except (
+            OSError,
+            TimeoutError,
+            KeyError,
+        ):  # the scheduler is busy, or going: the worker's own, meanwhile
             count = worker.state.nthreads
         _known[worker.address] = (time.monotonic(), count)
         return count

@@ -1,8 +1,9 @@
 """Training on a cluster: each batch is split over the workers, and their gradients are averaged.
 
-The driver holds the network and the optimiser. For every batch it sends the network, a part of the samples and
-the part's place in the batch to each worker, which sends back gradients. So tasks keep nothing from one step to the
-next, and give the same whenever and wherever they run: what a lost worker was doing is done again elsewhere.
+The driver holds the network and the optimiser. For every batch it sends the network, a part of the samples
+and the part's place in the batch to each worker, which sends back gradients. So tasks keep nothing from one
+step to the next, and give the same whenever and wherever they run: what a lost worker was doing is done again
+elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import dask.system
@@ -42,12 +44,12 @@ def fit(
 ) -> History:
     """`fastconv.nn.fit` on the workers of a cluster: synchronous, data-parallel training.
 
-    The samples of each batch are split into parts of about equal size, the gradients of the parts averaged by
-    their numbers of samples, and the optimiser takes its step here. That is the gradient of the whole batch up to rounding,
-    and so the training takes the course that it would take in one process. Order and augmentation of the samples are
-    decided here, and dropout makes for each sample the choices that it would make in the whole batch. Batch
-    normalisation is the exception: it normalises each part by the part's own mean and variance, and averages the
-    running estimates.
+    The samples of each batch are split into parts of about equal size, the gradients of the parts averaged
+    by their numbers of samples, and the optimiser takes its step here. That is the gradient of the whole
+    batch up to rounding, and so the training takes the course that it would take in one process. Order and
+    augmentation of the samples are decided here, and dropout makes for each sample the choices that it would
+    make in the whole batch. Batch normalisation is the exception: it normalises each part by the part's own
+    mean and variance, and the running estimates are averaged.
 
     Parameters
     ----------
@@ -56,8 +58,8 @@ def fit(
     client : distributed.Client
         Of the cluster.
     parts : int, optional
-        Into how many parts a batch is split: by default as many as there are workers at the start. For one number the results are
-        the same to the last bit, whatever runs where, and whoever is lost meanwhile.
+        Into how many parts a batch is split: by default as many as there are workers at the start. For one
+        number the results are the same to the last bit, whatever runs where, and whoever is lost meanwhile.
 
     Returns
     -------
@@ -70,9 +72,9 @@ def fit(
 
     Notes
     -----
-    A step sends the network to every worker and the gradients back, so that it pays for networks that compute for
-    longer than that takes. A worker that is lost costs the repetition of the parts that it had; the cluster gives up on
-    a part after it has lost four workers with it (distributed.scheduler.allowed-failures).
+    A step sends the network to every worker and the gradients back, so that it pays for networks that compute
+    for longer than that takes. A worker that is lost costs the repetition of the parts that it had; after
+    four workers lost with one part (``distributed.scheduler.allowed-failures``) the cluster gives up.
 
     Examples
     --------
@@ -80,7 +82,7 @@ def fit(
     >>> from distributed import Client
     >>> x = np.random.default_rng(0).standard_normal((20, 3), np.float32)
     >>> net = nn.Linear(3, 2, rng=0)
-    >>> with Client(processes=False, dashboard_address=None) as client:
+    >>> with Client(processes=False, dashboard_address=":0") as client:
     ...     history = fit(net, x, (x[:, 0] > 0).astype(int), loss=nn.CrossEntropy(), client=client,
     ...                   optimizer=nn.Adam(net), epochs=2, batch_size=8, seed=0)
     >>> len(history.loss)
@@ -119,7 +121,7 @@ class _Cluster:
         futures = [
             # not pure: there is nothing to be found again, and to hash the arguments takes time
             self.client.submit(part_gradients, state, samples[a:b], target[a:b], a, pure=False)
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for a, b in pairwise(bounds)
         ]
         return self._joined(self.client.gather(futures))
 
@@ -148,7 +150,7 @@ def _mean(shares: Sequence[float], arrays: Sequence[Array]) -> Array:
 
 
 def part_gradients(state: bytes, samples: Array, target: Array, first: int) -> Part:
-    """Forward and backward of a part of a batch, which begins with the sample number `first`: runs on a worker."""
+    """Forward and backward of the part of a batch that begins with sample number `first`, on a worker."""
     net, loss = loads(state)
     net._take_part(first)
     value, pred = with_share(batch_gradients, net, loss, samples, target)
@@ -176,7 +178,7 @@ def connected(address: str) -> Iterator[Client]:
         return
     workers = min(MOST_WORKERS, dask.system.CPU_COUNT)
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         yield client

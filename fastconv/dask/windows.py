@@ -19,7 +19,7 @@ Ends = tuple[int, int]
 
 
 class Windows(NamedTuple):
-    """Blocks of windows: along each spatial axis, for each block, its first window and the one behind its last."""
+    """Blocks of windows: along each spatial axis, each block's first window and the one behind its last."""
 
     shape: ConvShape | PoolShape
     axes: Axes
@@ -93,7 +93,7 @@ class Windows(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a chunk of x lies in what was computed: the cells to keep, and cells without a window around them."""
+    """Where a chunk of x lies in what was computed: the cells to keep, and those around without a window."""
 
     start: int
     stop: int

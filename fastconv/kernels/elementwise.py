@@ -20,7 +20,7 @@ from fastconv.kernels.simd import LANES, Vector, put, take
 ELEMENTWISE = record(
     # addresses; `other` is the second operand
     "x other y count function "
-    # of dropout: two words of 32 bits, the share of 2^32 that is dropped, and the position of the first element
+    # of dropout: two words of 32 bits, the share of 2^32 that is dropped, the position of the first element
     "seed salt dropped position"
 )
 

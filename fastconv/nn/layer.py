@@ -149,7 +149,7 @@ class Layer:
         return {**self.__dict__, "_saved": None, "_grads": {}}
 
     def _take_part(self, first: int) -> None:
-        """The next forward gets a part of a batch, which begins with this sample: for layers that draw numbers."""
+        """The next forward gets the part of a batch that begins with this sample."""
 
     def _leaves(self) -> Iterator[Layer]:
         """The layers that this one is made of, or itself."""
