@@ -11,7 +11,7 @@ import numpy as np
 from fastconv import functional
 from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.dask.arrays import Axes
-from fastconv.dask.axes import Chunks
+from fastconv.dask.axes import Chunks, spans
 from fastconv.dask.blocks import Index, array_of, calls, sum_of, whole_chunks
 from fastconv.dask.windows import Place, Windows, check_algorithm, placed, places
 from fastconv.functional.padding import Border
@@ -70,7 +70,7 @@ class Convolution(NamedTuple):
             spatial = [_with_ends(*facts) for facts in zip(spatial, before, after, strict=True)]
             size = lift([sum(chunks) for chunks in spatial])
             shape = shape._replace(input=size, pad_before=none, pad_after=none)
-        windows = Windows.of_cells(shape, axes, spatial)
+        windows, cut = Windows.of_cells(shape, axes, spatial), [spans(along) for along in spatial]
         blocks = axes.arranged(grad_output.chunks[0], (shape.in_channels,), spatial)
         check_algorithm(self.function, self.algorithm, windows, blocks, self.dtype, "input_grad")
         same = {
@@ -83,7 +83,7 @@ class Convolution(NamedTuple):
 
         def options(index: Index) -> Mapping[str, Any]:
             size = tuple(span.size for span in windows.span(index))
-            where = places(windows, spatial, index)
+            where = places(windows, cut, index)
             return {"size": size, "where": where, **windows.options(index), **same}
 
         sources = [windows.results(grad_output)]

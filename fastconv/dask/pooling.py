@@ -21,7 +21,7 @@ from fastconv.dask.arrays import (
     native,
     real_dtype,
 )
-from fastconv.dask.axes import axes_of
+from fastconv.dask.axes import axes_of, spans
 from fastconv.dask.blocks import Index, array_of, calls, whole_chunks
 from fastconv.dask.windows import Place, Windows, placed, places
 from fastconv.functional import windows as pools
@@ -228,12 +228,12 @@ def _backward(
     spatial = [
         axis.input_chunks(grad_output.chunks[n]) for axis, n in zip(axes_of(shape), axes.space, strict=True)
     ]
-    windows = Windows.of_cells(shape, axes, spatial)
+    windows, cut = Windows.of_cells(shape, axes, spatial), [spans(along) for along in spatial]
     chunks = axes.arranged(grad_output.chunks[0], (shape.channels,), spatial)
 
     def options(index: Index) -> Mapping[str, Any]:
         size = tuple(span.size for span in windows.span(index))
-        where = places(windows, spatial, index)
+        where = places(windows, cut, index)
         return {"function": function, "axes": axes, "size": size, "where": where, **more(windows, index)}
 
     sources = [windows.results(array) for array in results]

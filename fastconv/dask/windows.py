@@ -106,11 +106,11 @@ class Place(NamedTuple):
         return self.before + self.stop - self.start + self.after
 
 
-def places(windows: Windows, chunks: Sequence[Chunks], index: Index) -> list[Place]:
-    """For a chunk of x, in the cells under the windows that reach into it."""
+def places(windows: Windows, chunks: Sequence[Sequence[Span]], index: Index) -> list[Place]:
+    """For a chunk of x, in the cells under the windows that reach into it; all chunks along each axis."""
     found = []
     for n, cut, covered in zip(windows.axes.space, chunks, windows.span(index), strict=True):
-        chunk = spans(cut)[index[n]]
+        chunk = cut[index[n]]
         first, last = max(chunk.start, covered.start), min(chunk.stop, covered.stop)
         found.append(
             Place(first - covered.start, last - covered.start, first - chunk.start, chunk.stop - last)
