@@ -76,7 +76,7 @@ def test_sums_have_the_same_bits_on_a_cluster_and_here(client: Any) -> None:
     x, grad = (da.from_array(rng.standard_normal((6, 3, 32, 32)), chunks=(1, 3, 9, 9)) for _ in range(2))
     grads = lazy.conv2d_backward(grad, x, rng.standard_normal((3, 3, 3, 3)), padding=1)
     there = dask.compute(grads.weight, grads.bias)
-    here = dask.compute(grads.weight, grads.bias, scheduler="threads")
+    here = dask.compute(grads.weight, grads.bias, scheduler=dask.threaded.get)
     for one, other in zip(there, here, strict=True):
         assert_same_bits(one, other)
 
