@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import re
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from fastconv import functional
 dask = pytest.importorskip("dask", reason="dask is not installed")
 da = pytest.importorskip("dask.array", reason="dask is not installed")
 lazy = pytest.importorskip("fastconv.dask", reason="dask is not installed")
+shares = pytest.importorskip("fastconv.dask.shares", reason="dask is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -391,6 +393,16 @@ def test_each_task_has_its_share_of_the_threads(monkeypatch: Any) -> None:
         assert threads_in(scheduler="threads", num_workers=2) == {(1, False)}
     finally:
         fastconv.set_num_threads(before)
+
+
+def test_processes_of_one_thread_each_share_the_machine(monkeypatch: Any) -> None:
+    """With dask's scheduler of processes: there is no telling how many work, but how many there may be."""
+    assert shares.tasks_at_a_time() == 1
+    monkeypatch.setattr(multiprocessing, "parent_process", multiprocessing.current_process)
+    assert shares.tasks_at_a_time() == dask.system.CPU_COUNT
+    with dask.config.set(num_workers=3):
+        assert shares.tasks_at_a_time() == 3
+        assert shares.share() == max(1, fastconv.get_num_threads() // 3)
 
 
 # --- memory -----------------------------------------------------------------------------------------

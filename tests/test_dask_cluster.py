@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ dask = pytest.importorskip("dask", reason="dask is not installed")
 da = pytest.importorskip("dask.array", reason="dask is not installed")
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
 lazy = pytest.importorskip("fastconv.dask", reason="dask is not installed")
+shares = pytest.importorskip("fastconv.dask.shares", reason="dask is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,18 @@ def test_workers_share_the_threads_of_their_machine(client: Any) -> None:
     assert sum(map(len, counts.values())) == 16
     for worker, threads in before.items():
         assert set(counts[worker]) == {max(1, threads // 2)}
+
+
+def test_a_worker_that_gets_no_answer_knows_its_own_threads(monkeypatch: Any) -> None:
+    """The scheduler may be busy, or going: the task does its work all the same."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(distributed.utils, "sync", fail)
+    scheduler, state = SimpleNamespace(identity=None), SimpleNamespace(nthreads=3)
+    worker = SimpleNamespace(address="tcp://nowhere", loop=None, scheduler=scheduler, state=state)
+    assert shares._threads_of_workers(worker) == 3
 
 
 # --- training ---------------------------------------------------------------------------------------
