@@ -21,8 +21,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -166,6 +168,7 @@ def train(
     seed: int = 0,
     progress: bool = False,
     on_epoch: Callable[[nn.History], object] | None = None,
+    fit: Callable[..., nn.History] = nn.fit,
 ) -> Result:
     """Train one of `MODELS` by Adam and test it.
 
@@ -178,6 +181,8 @@ def train(
 
     The test digits are also what the validation figures of each epoch are of. Nothing is chosen by
     them, neither the epoch nor any setting, so the test is fair.
+
+    `fit` may be another function of the arguments of `nn.fit`, as one that trains on a cluster.
     """
     chosen = MODELS[model]
     lr = lr or chosen.lr
@@ -198,7 +203,7 @@ def train(
         if on_epoch is not None:
             on_epoch(history)
 
-    history = nn.fit(
+    history = fit(
         net,
         prepare(digits.train_images, chosen.layout),
         digits.train_labels,
@@ -262,6 +267,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--lr", metavar="RATE", type=_rate, help="of Adam, at its highest; default: 0.001, modern 0.008"
     )
     parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="default: 0; one seed, one result")
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="train on the workers of a dask scheduler, tcp://..., or of this machine: local",
+    )
     parser.add_argument("--save", metavar="FILE", type=Path, help="write the net (safetensors)")
     parser.add_argument(
         "--plot",
@@ -277,6 +287,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the training, not after it, what could not be written."""
+    if arguments.cluster is not None and find_spec("distributed") is None:
+        raise ImportError('--cluster needs dask.distributed: pip install "fastconv[mnist,dask]"')
     for option, path, package in (
         ("--save", arguments.save, "safetensors"),
         ("--plot", arguments.plot, "matplotlib"),
@@ -297,6 +309,19 @@ def _digits(arguments: argparse.Namespace) -> Digits:
     if arguments.data is not None:
         return load_mnist(arguments.data)
     return load_digits()
+
+
+@contextmanager
+def _fitting(cluster: str | None) -> Iterator[Callable[..., nn.History]]:
+    """What trains: this process, or as long as the context lasts, a cluster."""
+    if cluster is None:
+        yield nn.fit
+        return
+    from fastconv.dask import connected
+    from fastconv.dask import fit as fit_there
+
+    with connected(cluster) as client:
+        yield partial(fit_there, client=client)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -324,22 +349,26 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
             flush=True,
         )
 
-    start = time.perf_counter()
     try:
-        net, history, accuracy = train(
-            digits,
-            arguments.model,
-            epochs=epochs,
-            batch_size=arguments.batch_size,
-            lr=arguments.lr,
-            seed=arguments.seed,
-            progress=not arguments.quiet and find_spec("tqdm") is not None,
-            on_epoch=None if arguments.quiet else report,
-        )
+        with _fitting(arguments.cluster) as fit:
+            start = time.perf_counter()
+            net, history, accuracy = train(
+                digits,
+                arguments.model,
+                epochs=epochs,
+                batch_size=arguments.batch_size,
+                lr=arguments.lr,
+                seed=arguments.seed,
+                progress=not arguments.quiet and find_spec("tqdm") is not None,
+                on_epoch=None if arguments.quiet else report,
+                fit=fit,
+            )
+            seconds = time.perf_counter() - start
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    seconds = time.perf_counter() - start
+    except OSError as error:  # no scheduler at that address
+        return _failed(prog, error)
     count = len(digits.test_labels)
     print(f"test accuracy: {accuracy * 100:.1f} % ({count:,} held-out digits)")
     try:

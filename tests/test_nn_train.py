@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from fastconv import nn
+from fastconv.nn.train import batch_gradients
 
 needs_safetensors = pytest.mark.skipif(
     importlib.util.find_spec("safetensors") is None, reason="safetensors is not installed"
@@ -38,6 +40,63 @@ def separable(n: int = 75, seed: int = 0) -> tuple[Any, Any]:
     x[labels == 0, :, :, :3] += 1
     x[labels == 1, :, :, 3:] += 1
     return x, labels
+
+
+def test_a_pickled_network_is_one_at_rest() -> None:
+    """Also from between forward and backward; layers go on sharing a generator."""
+    net = make_net()
+    x, _ = separable(8)
+    state = net.state_dict()
+    y = net.forward(x, training=True)
+    net.backward(np.ones_like(y))
+    net.load_state_dict(state)
+    other = pickle.loads(pickle.dumps(net))
+    for name, value in state.items():
+        np.testing.assert_array_equal(other.state_dict()[name], value)
+    assert other.grads == {}
+    assert len(net.grads) == 6
+    with pytest.raises(RuntimeError, match="backward needs a forward"):
+        other.backward(y)
+    # the same dropout from here on
+    np.testing.assert_array_equal(other.forward(x, training=True), net.forward(x, training=True))
+
+
+def test_gradients_may_come_from_elsewhere() -> None:
+    """`fit` with a function for the gradients: called for each batch, and trusted."""
+    x, labels = separable(20)
+    nets = [make_net(), make_net()]
+    sizes = []
+
+    def gradients(samples: Any, target: Any) -> tuple[float, Any]:
+        sizes.append(len(samples))
+        helper = make_net()
+        helper.load_state_dict(nets[1].state_dict())
+        helper.layers[4]._rng = nets[1].layers[4]._rng
+        value, pred = batch_gradients(helper, nn.CrossEntropy(), samples, target)
+        nets[1]._set_grads(helper.grads)
+        for mine, its in zip(nets[1]._leaves(), helper._leaves(), strict=True):
+            for name, buffer in its._buffers.items():
+                mine._buffers[name][...] = buffer
+        return value, pred
+
+    histories = [
+        nn.fit(
+            net,
+            x,
+            labels,
+            loss=nn.CrossEntropy(),
+            optimizer=nn.Adam(net),
+            epochs=2,
+            batch_size=8,
+            seed=0,
+            **more,
+        )
+        for net, more in zip(nets, ({}, {"gradients": gradients}), strict=True)
+    ]
+    assert sizes == [8, 8, 4] * 2
+    assert histories[0].loss == histories[1].loss
+    for name, value in nets[0].state_dict().items():
+        np.testing.assert_array_equal(nets[1].state_dict()[name], value)
 
 
 # --- state_dict ---------------------------------------------------------------------------------

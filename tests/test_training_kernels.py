@@ -74,6 +74,21 @@ def test_dropout(count: int, dtype: str, p: float) -> None:
         np.testing.assert_array_equal(elementwise.dropout(x, choice), expected)
 
 
+@given(st.integers(0, 9000), st.integers(0, 2**33), st.sampled_from(["f4", "f8"]))
+def test_a_part_is_dropped_as_in_the_whole(count: int, position: int, dtype: str) -> None:
+    """What is known of an element is its position: that of a part's first one counts."""
+    choice = Choice(12345, 678, 1 << 31)
+    x = framed(np.random.default_rng(count).standard_normal(count).astype(dtype))
+    part = elementwise.dropout(x, choice._replace(position=position))
+    expected = x * elementwise.kept(count, choice._replace(position=position)) * x.dtype.type(2)
+    np.testing.assert_array_equal(part, expected)
+    cut = count // 3
+    whole = elementwise.dropout(x, choice)
+    np.testing.assert_array_equal(
+        elementwise.dropout(x[cut:].copy(), choice._replace(position=cut)), whole[cut:]
+    )
+
+
 def test_the_hash_is_as_good_as_random() -> None:
     """Shares, neighbours, and the choices of other seeds, within four standard deviations."""
     count = 1 << 20

@@ -19,6 +19,8 @@ class Choice(NamedTuple):
     salt: int
     #: share of 2^32, less than that
     dropped: int
+    #: of the first element: those of a part of a batch make the choices that they make in the whole
+    position: int = 0
 
     @property
     def scale(self) -> float:
@@ -32,13 +34,13 @@ def _run(function: int, x: np.ndarray, other: np.ndarray | None, choice: Choice 
     tasks = task_count(x.size // 4, -(-x.size // kernels.BLOCK))
     at = 0 if other is None else address_of(other)
     run = _prepare(x.dtype, tasks)
-    run.run(address_of(x), at, address_of(y), x.size, function, *(choice or (0, 0, 0)))
+    run.run(address_of(x), at, address_of(y), x.size, function, *(choice or (0, 0, 0, 0)))
     return y
 
 
 @lru_cache(maxsize=64)
 def _prepare(dtype: np.dtype, tasks: int) -> Prepared:
-    return Prepared(kernels.elementwise, dtype, tasks, "x other y count function seed salt dropped")
+    return Prepared(kernels.elementwise, dtype, tasks, "x other y count function seed salt dropped position")
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -62,7 +64,7 @@ def dropout(x: np.ndarray, choice: Choice) -> np.ndarray:
 
 def kept(count: int, choice: Choice) -> np.ndarray:
     """Which of `count` elements a choice keeps, as the kernel finds them."""
-    value = np.arange(count, dtype=np.uint32)
+    value = np.arange(choice.position, choice.position + count).astype(np.uint32)
     for word in (choice.seed, choice.salt):
         value ^= np.uint32(word)
         for shift, factor in kernels._SHIFTS:

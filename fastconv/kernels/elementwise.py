@@ -20,8 +20,8 @@ from fastconv.kernels.simd import LANES, Vector, put, take
 ELEMENTWISE = record(
     # addresses; `other` is the second operand
     "x other y count function "
-    # of dropout: two words of 32 bits, and the share of 2^32 that is dropped
-    "seed salt dropped"
+    # of dropout: two words of 32 bits, the share of 2^32 that is dropped, the position of the first element
+    "seed salt dropped position"
 )
 
 #: y = max(x, 0); y = x where other > 0, else 0; y = x times 0, or for what is kept 1 / (1 - share)
@@ -90,7 +90,7 @@ def elementwise(bits):
                 y = simd.select(above(take(p.other + at, count, zero), zero), x, zero)
             else:
                 # times 0, not 0: a NaN stays
-                kept = keeps(i, p.seed, p.salt, p.dropped, zero)
+                kept = keeps(p.position + i, p.seed, p.salt, p.dropped, zero)
                 y = simd.multiply(x, simd.select(kept, scale, zero))
             put(p.y + at, y, count)
 

@@ -188,6 +188,7 @@ class Dropout(Layer):
             raise ValueError(f"Dropout: p must be between 0 and 1, got {p}")
         self.p = float(p)
         self._rng = np.random.default_rng(rng)
+        self._first_sample = 0
 
     def forward(self, x: Array, training: bool = False) -> Array:
         x = self._floating(x)
@@ -198,9 +199,13 @@ class Dropout(Layer):
         # convolution
         seed, salt = self._rng.integers(0, 1 << 32, 2).tolist()
         share = round(self.p * 2**32)
-        choice = Choice(seed, salt, share) if share < 2**32 else None
+        position = self._first_sample * prod(x.shape[1:])
+        choice = Choice(seed, salt, share, position) if share < 2**32 else None
         self._keep(True, choice, x.shape, x.dtype)
         return self._apply(x, choice)
+
+    def _take_part(self, first: int) -> None:
+        self._first_sample = first
 
     def backward(self, grad_y: Array) -> Array:
         choice, shape, dtype = self._recall()

@@ -184,6 +184,23 @@ class Layer:
         for name, value in values.items():
             np.copyto(views[name], value, casting="same_kind")
 
+    # --- training in parts ----------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled layer is one at rest: parameters and buffers, without what its last forward kept."""
+        return {**self.__dict__, "_saved": None, "_grads": {}}
+
+    def _take_part(self, first: int) -> None:
+        """The next forward gets the part of a batch that begins with this sample."""
+
+    def _leaves(self) -> Iterator[Layer]:
+        """The layers that this one is made of, or itself."""
+        yield self
+
+    def _set_grads(self, grads: Mapping[str, Array]) -> None:
+        """Store gradients, by the names of `params`, as if `backward` had left them."""
+        self._grads = dict(grads)
+
     # --- for subclasses -------------------------------------------------------------------------
 
     def _keep(self, training: bool, *values: Any) -> None:
@@ -296,12 +313,21 @@ class Sequential(Layer):
                     "make a second layer"
                 )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_runs": []}
+
+    def _take_part(self, first: int) -> None:
+        for layer in self.layers:
+            layer._take_part(first)
+
     def _leaves(self) -> Iterator[Layer]:
         for layer in self.layers:
-            if isinstance(layer, Sequential):
-                yield from layer._leaves()
-            else:
-                yield layer
+            yield from layer._leaves()
+
+    def _set_grads(self, grads: Mapping[str, Array]) -> None:
+        for index, layer in enumerate(self.layers):
+            start = f"{index}."
+            layer._set_grads({k.removeprefix(start): v for k, v in grads.items() if k.startswith(start)})
 
     def _collect(self, read: Callable[[Layer], dict[str, Array]]) -> dict[str, Array]:
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from fastconv.nn.layer import Array, Layer, positive
 from fastconv.nn.losses import Loss
 from fastconv.nn.optim import Optimizer
 from fastconv.nn.schedules import Schedule
+
+#: From the samples and targets of a batch to the mean loss and the predictions.
+Gradients = Callable[[Array, Array], tuple[float, Array]]
 
 
 @dataclass
@@ -61,6 +65,7 @@ def fit(
     augment: Callable[[Array, np.random.Generator], Array] | None = None,
     schedule: Schedule | None = None,
     on_epoch: Callable[[History], object] | None = None,
+    gradients: Gradients | None = None,
 ) -> History:
     """Train a network, in a new random order each epoch; a last, smaller batch is trained on too.
 
@@ -90,6 +95,9 @@ def fit(
         Of the optimiser's learning rate; takes a step after each batch.
     on_epoch : callable, optional
         Called with the history so far after each epoch: to print it, to set ``optimizer.lr``.
+    gradients : callable, optional
+        Called with the samples and targets of each batch: leaves the gradients of the mean loss in the
+        network, and returns that loss and the predictions. `fastconv.dask.fit` has a cluster do it.
 
     Returns
     -------
@@ -124,6 +132,7 @@ def fit(
     if schedule is not None and schedule.optimizer is not optimizer:
         raise ValueError("fit: the schedule was made for another optimizer")
     tqdm = _tqdm() if progress else None
+    gradients = gradients or partial(batch_gradients, net, loss)
 
     rng = np.random.default_rng(seed)
     history = History()
@@ -142,9 +151,8 @@ def fit(
                 batch = order[first : first + batch_size]
                 target = labels[batch]
                 samples = x[batch] if augment is None else augment(x[batch], rng)
-                pred = net.forward(samples, training=True)
-                total.add(loss.forward(pred, target), pred, target)
-                net.backward_params(loss.backward())
+                value, pred = gradients(samples, target)
+                total.add(value, pred, target)
                 optimizer.step()
                 if schedule is not None:
                     schedule.step()
@@ -164,6 +172,14 @@ def fit(
         if on_epoch is not None:
             on_epoch(history)
     return history
+
+
+def batch_gradients(net: Layer, loss: Loss, samples: Array, target: Array) -> tuple[float, Array]:
+    """Forward and backward: the mean loss of a batch and the predictions; the gradients are the network's."""
+    pred = net.forward(samples, training=True)
+    value = loss.forward(pred, target)
+    net.backward_params(loss.backward())
+    return value, pred
 
 
 def _check_samples(name: str, x: Any, labels: Any) -> tuple[Array, Array]:
