@@ -10,7 +10,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defjvp, defvjp, defvjp_argnums, primitive
 
-import fastconv
+from fastconv import functional as F
 from fastconv.arguments import Ints, Padding
 from fastconv.autograd.common import Boxed, Function, like, of_rank
 
@@ -127,15 +127,15 @@ def _convolution(
 ) -> _Bilinear:
     facts = (stride, padding, dilation, groups)
     keys: dict[str, Any] = {"layout": layout, "algorithm": algorithm}
-    convolve = getattr(fastconv, f"conv{rank}d")
+    convolve = getattr(F, f"conv{rank}d")
 
     def forward(x: np.ndarray, weight: np.ndarray, bias: Any = None, relu: bool = False) -> Any:
         activation = "relu" if relu else None
         return convolve(x, weight, bias, *facts, padding_mode=padding_mode, activation=activation, **keys)
 
     if padding_mode == "zeros":
-        grad_x = partial(getattr(fastconv, f"conv{rank}d_input_grad"), **keys)
-        grad_weight = partial(getattr(fastconv, f"conv{rank}d_weight_grad"), **keys)
+        grad_x = partial(getattr(F, f"conv{rank}d_input_grad"), **keys)
+        grad_weight = partial(getattr(F, f"conv{rank}d_weight_grad"), **keys)
         return _Bilinear(
             forward,
             lambda g, weight, shape: grad_x(g, weight, shape, *facts),
@@ -144,7 +144,7 @@ def _convolution(
             layout,
         )
     # the gradients one by one know about zeros alone; here what is not needed is there for its shape
-    backward = partial(getattr(fastconv, f"conv{rank}d_backward"), padding_mode=padding_mode, **keys)
+    backward = partial(getattr(F, f"conv{rank}d_backward"), padding_mode=padding_mode, **keys)
     return _adjoints(backward, facts, forward, rank, layout)
 
 
@@ -224,8 +224,8 @@ def _make_weight_grad(rank: int, name: str) -> Function:
 
 
 def _make_conv_transpose(rank: int, name: str) -> Function:
-    numeric = getattr(fastconv, name)
-    numeric_backward = getattr(fastconv, f"{name}_backward")
+    numeric = getattr(F, name)
+    numeric_backward = getattr(F, f"{name}_backward")
 
     def conv_transpose(
         x: Boxed,

@@ -10,7 +10,7 @@ import numpy as np
 from autograd.extend import defjvp, defvjp, primitive
 from autograd.tracer import getval
 
-import fastconv
+from fastconv import functional as F
 from fastconv.arguments import Ints, Padding, canonical, per_axis
 from fastconv.autograd.common import Boxed, Function, like, of_rank
 
@@ -71,7 +71,7 @@ def _choose(
     if plain is x:
         return choose(x, return_indices)
     y, indices = choose(plain, True)
-    scatter = partial(getattr(fastconv, f"max_pool{rank}d_backward"), layout=layout)
+    scatter = partial(getattr(F, f"max_pool{rank}d_backward"), layout=layout)
     op = _Linear(
         lambda values: _gather(values, indices, rank, layout),
         lambda g: scatter(g, indices, plain.shape),
@@ -90,7 +90,7 @@ def _gather(values: np.ndarray, indices: np.ndarray, rank: int, layout: str) -> 
 
 
 def _make_max_pool(rank: int, name: str) -> Function:
-    numeric = getattr(fastconv, name)
+    numeric = getattr(F, name)
 
     def max_pool(
         x: Boxed,
@@ -114,7 +114,7 @@ def _make_max_pool(rank: int, name: str) -> Function:
 
 
 def _make_adaptive_max_pool(rank: int, name: str) -> Function:
-    numeric = getattr(fastconv, name)
+    numeric = getattr(F, name)
 
     def adaptive_max_pool(
         x: Boxed, output_size: Any, return_indices: bool = False, *, layout: str = "NCHW"
@@ -131,7 +131,7 @@ def _make_adaptive_max_pool(rank: int, name: str) -> Function:
 
 
 def _make_avg_pool(rank: int, name: str) -> Function:
-    numeric, numeric_backward = getattr(fastconv, name), getattr(fastconv, f"{name}_backward")
+    numeric, numeric_backward = getattr(F, name), getattr(F, f"{name}_backward")
 
     def avg_pool(
         x: Boxed,
@@ -159,7 +159,7 @@ def _make_avg_pool(rank: int, name: str) -> Function:
 
 
 def _make_adaptive_avg_pool(rank: int, name: str) -> Function:
-    numeric, numeric_backward = getattr(fastconv, name), getattr(fastconv, f"{name}_backward")
+    numeric, numeric_backward = getattr(F, name), getattr(F, f"{name}_backward")
 
     def adaptive_avg_pool(x: Boxed, output_size: Any, *, layout: str = "NCHW") -> Boxed:
         shape = np.shape(getval(x))
@@ -190,8 +190,8 @@ def im2col(x: Boxed, kernel_size: Ints, dilation: Ints = 1, padding: Padding = 0
     return _apply(
         x,
         _Linear(
-            lambda plain: fastconv.im2col(plain, *facts),
-            lambda g: fastconv.col2im(g, shape[len(shape) - rank :], *facts),
+            lambda plain: F.im2col(plain, *facts),
+            lambda g: F.col2im(g, shape[len(shape) - rank :], *facts),
         ),
     )
 
@@ -209,7 +209,7 @@ def col2im(
     def gather(x: np.ndarray) -> np.ndarray:
         # one entry per axis: an int would not tell an x without N
         kernel = per_axis("col2im", "kernel_size", canonical(kernel_size), x.ndim - np.ndim(getval(cols)) + 1)
-        return fastconv.im2col(x, kernel, dilation, padding, stride)
+        return F.im2col(x, kernel, dilation, padding, stride)
 
     facts = (kernel_size, dilation, padding, stride)
-    return _apply(cols, _Linear(lambda plain: fastconv.col2im(plain, output_size, *facts), gather))
+    return _apply(cols, _Linear(lambda plain: F.col2im(plain, output_size, *facts), gather))
