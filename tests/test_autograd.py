@@ -16,7 +16,7 @@ import pytest
 from autograd.extend import Box
 from autograd.test_util import check_grads
 from harness import reference_forward, reference_input_grad, reference_weight_grad
-from hypothesis import given, settings
+from hypothesis import given
 from oracles import assert_same, assert_same_bits, inner
 from strategies import Conv, Pool, convs, pools, values
 
@@ -66,7 +66,6 @@ def conv(case: Conv, **options: Any) -> Any:
     return lambda x, weight, bias=None: function(x, weight, bias, **case.facts, algorithm="im2col", **options)
 
 
-@settings(max_examples=25)
 @given(case=convs(kind="ints", dtype="float64"))
 def test_convolution(case: Conv) -> None:
     """First derivatives, and the mixed second ones, which are convolutions, too."""
@@ -187,7 +186,6 @@ def test_transposed(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], fac
 # --- pooling and lowering -------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
 @given(case=pools(kinds=("ints",), dtype="float64"))
 def test_max_pool(case: Pool) -> None:
     """Integers have many ties: the first maximum gets everything, in every derivative."""
@@ -211,7 +209,6 @@ def test_max_pool(case: Pool) -> None:
     assert_same(autograd.make_jvp(lambda x: function(x, **case.facts))(x)(v)[1], chosen)
 
 
-@settings(max_examples=25)
 @given(case=pools(kinds=("gauss",), dtype="float64"))
 def test_avg_pool(case: Pool) -> None:
     x, u = case.give(case.x()), case.give(case.grad())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import assert_same, assert_same_bits
 from strategies import values
@@ -87,7 +87,6 @@ def convolutions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, P
     return (*arrays, {"stride": stride, "pad": pad})
 
 
-@settings(max_examples=30)
 @given(case=convolutions(), dout_dtype=st.sampled_from(["float32", "float64"]))
 def test_convolution(case: Any, dout_dtype: str) -> None:
     x, w, b, _ = case
@@ -127,7 +126,6 @@ def test_numbers_that_are_not_integers() -> None:
 # --- pooling --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
 @given(
     window=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.integers(1, 3),
