@@ -8,8 +8,8 @@ Names, arguments and results are those of the course's ``fast_layers.py``, and `
 versions are to keep: ``(x, w, b, conv_param)`` and ``(x, pool_param)``. So a forward pass of these and a
 backward pass of one's own go together, and the other way round.
 
-As in the course any real dtype will do: what mixes float32 with float64 is computed in float64, and so are
-integers. A gradient has the dtype of what it is the gradient of.
+As in the course any real dtypes will do: computed is in float32 where NumPy makes that of them, else in float64,
+as with a mixture of the two. A gradient has the dtype of what it is the gradient of.
 
 Where several cells of a pooling window are the largest, the first of them gets the gradient, as by
 ``numpy.argmax``. The course's own fast version, for windows that tile the image, sends it to all of them,
@@ -59,7 +59,7 @@ class PoolCache(tuple[Any, ...]):
 
 
 def _computed_in(function: str, *arrays: Any) -> np.dtype[Any]:
-    """float32 where all arrays are, else float64."""
+    """float32 where NumPy would make that of the arrays, else float64."""
     dtype = np.result_type(*arrays)
     if dtype.kind not in "fiub":
         raise TypeError(f"{function}: the arrays must hold real numbers, got {dtype}")

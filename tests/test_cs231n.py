@@ -93,8 +93,7 @@ def test_convolution(case: Any, dout_dtype: str) -> None:
     out, cache = cs231n.conv_forward_fast(*case)
     expected, naive_cache = conv_forward_naive(*case)
     assert_same(np.rint(out), expected)
-    both_single = {x.dtype, w.dtype, b.dtype} == {np.dtype(np.float32)}
-    assert out.dtype == (np.float32 if both_single else np.float64)
+    assert out.dtype == (np.float32 if np.result_type(x, w, b) == np.float32 else np.float64)
     assert all(mine is own for mine, own in zip(cache, naive_cache, strict=True))
 
     dout = values(9, "ints", dout_dtype, out.shape)

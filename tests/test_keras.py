@@ -1,6 +1,6 @@
-"""`fastconv.keras`: against the oracles, with Keras's rules said once more, and against Keras's NumPy backend.
+"""`fastconv.keras`: against the oracles, with Keras's rules said once more, and against Keras with NumPy.
 
-Keras, and JAX, which that backend computes with, are in the extra `peers`; without them the last part is skipped.
+That backend computes with JAX. Both are in the extra `peers`; without them the last part is skipped.
 """
 
 from __future__ import annotations
