@@ -8,8 +8,8 @@ Names, arguments and results are those of the course's ``fast_layers.py``, and `
 versions are to keep: ``(x, w, b, conv_param)`` and ``(x, pool_param)``. So a forward pass of these and a
 backward pass of one's own go together, and the other way round.
 
-As in the course any real dtypes will do: computed is in float32 where NumPy makes that of them, else in float64,
-as with a mixture of the two. A gradient has the dtype of what it is the gradient of.
+As in the course any real dtypes will do. Where NumPy makes float32 of them that is what is computed in, else
+float64, as with a mixture of the two. A gradient has the dtype of what it is the gradient of.
 
 Where several cells of a pooling window are the largest, the first of them gets the gradient, as by
 ``numpy.argmax``. The course's own fast version, for windows that tile the image, sends it to all of them,
