@@ -170,3 +170,48 @@ def adaptive_output(function: str, output_size: Any, size: tuple[int, ...]) -> t
     )
     check_size(function, "a plane of the output", output)
     return output
+
+
+def unpool_output(
+    function: str,
+    output_size: Any,
+    x_shape: tuple[int, ...],
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    pads: Pairs,
+) -> tuple[int, ...]:
+    """Spatial size of what was pooled to `size`; `output_size` in `canonical` form, None for the default.
+
+    Given are one int per axis; they may differ from the default by less than the stride, as much as a pooling
+    may leave out.
+    """
+    default = tuple(
+        (n - 1) * s + k - before - after
+        for n, s, k, (before, after) in zip(size, stride, kernel, pads, strict=True)
+    )
+    if output_size is None:
+        output = default
+    else:
+        rule = f"None or {len(size)} ints, one per spatial axis"
+        if not isinstance(output_size, tuple):
+            raise TypeError(f"{function}: output_size must be {rule}, got {output_size!r}")
+        if len(output_size) != len(size):
+            raise ValueError(f"{function}: output_size must be {rule}, got {output_size}")
+        output = tuple(
+            integer(function, "output_size", item, 0, LARGEST_ARGUMENT, rule) for item in output_size
+        )
+        for item, expected, s in zip(output, default, stride, strict=True):
+            if abs(item - expected) >= s:
+                raise ValueError(
+                    f"{function}: output_size must differ from {default} by less than the stride, "
+                    f"{stride}, got {output}; x.shape = {x_shape}, kernel_size = {kernel}"
+                )
+    if min(*output, *size) < 1:
+        raise ValueError(
+            f"{function}: the output would have spatial shape {output}; every axis must be at least 1, and "
+            f"so must those of x; x.shape = {x_shape}, kernel_size = {kernel}, stride = {stride}, "
+            f"padding = {pads}"
+        )
+    check_size(function, "a plane of the output", output)
+    return output

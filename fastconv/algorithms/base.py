@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fastconv.algorithms.powers import power
 from fastconv.shapes import ConvShape, PoolShape
 
 #: A forward pass of which all is decided but the arrays: called with x, weight, bias or None, and out.
@@ -126,3 +127,31 @@ class PoolAlgorithm(ABC):
         count_padding: bool,
         divisor: int,
     ) -> None: ...
+
+    def lp_pool(self, x: np.ndarray, out: np.ndarray, shape: PoolShape, norm: float) -> None:
+        """out = (T * the mean of x ** norm) ** (1 / norm), padding counted, for windows of T cells.
+
+        T times the mean is the sum, but for a window that hangs over the end in ceil mode.
+        """
+        self.avg_pool(power(x, norm), out, shape, True, 0)
+        with np.errstate(all="ignore"):
+            out *= shape.taps
+        out[...] = power(out, 1 / norm)
+
+    def lp_pool_backward(
+        self,
+        grad_output: np.ndarray,
+        x: np.ndarray,
+        y: np.ndarray,
+        out: np.ndarray,
+        shape: PoolShape,
+        norm: float,
+    ) -> None:
+        """out = the gradient of y = lp_pool(x) with respect to x; a window where y is 0 adds 0."""
+        with np.errstate(all="ignore"):
+            share = grad_output * power(y, 1 - norm)
+            share *= shape.taps
+            share[y == 0] = 0
+            self.avg_pool_backward(share, out, shape, True, 0)
+            if norm != 1:
+                np.multiply(out, power(x, norm - 1), out=out, where=out != 0)

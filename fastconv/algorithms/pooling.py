@@ -8,9 +8,11 @@ Contiguous planes, which are those of any channels-first array, go by rows of ve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -366,7 +368,23 @@ def _run(
 
 def max_pool(x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, axes: Axes) -> None:
     """out, indices = the largest cell of each window and its flat position in the plane."""
+    if indices is not None and x.itemsize < 4:
+        _by_wider_ints(max_pool, x, out, indices, axes)
+        return
     _run(kernels.max_pool, x, out, axes, indices=indices)
+
+
+def _by_wider_ints(
+    run: Callable[[np.ndarray, np.ndarray, np.ndarray, Any], None],
+    x: np.ndarray,
+    out: np.ndarray,
+    indices: np.ndarray,
+    windows: Any,
+) -> None:
+    """Max pooling with indices of ints of 8 or 16 bits, in which kernels have no room for places."""
+    y = np.empty_like(out, np.int32)
+    run(x.astype(np.int32), y, indices, windows)
+    out[...] = y
 
 
 def avg_pool(x: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> None:
@@ -379,15 +397,23 @@ def avg_pool_backward(grad_output: np.ndarray, out: np.ndarray, axes: Axes, divi
     _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
 
 
+# --- by indices ----------------------------------------------------------------------------------
+
+
 @lru_cache(maxsize=1024)
-def _scatter(
-    x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype, tasks: int, channels_last: bool
+def _by_indices(
+    kernel: Kernel,
+    planes: tuple[int, ...],
+    parts: tuple[int, ...],
+    dtype: np.dtype,
+    tasks: int,
+    channels_last: bool,
 ) -> Prepared:
-    images, channels = x_shape[:2]
-    cells, out_cells = prod(x_shape[2:]), prod(y_shape[2:])
+    images, channels = planes[:2]
+    cells, out_cells = prod(planes[2:]), prod(parts[2:])
     step = channels if channels_last else 1  # from cell to cell
     return Prepared(
-        kernels.max_pool_backward,
+        kernel,
         dtype,
         tasks,
         "x y indices wrong",
@@ -397,20 +423,37 @@ def _scatter(
         cells=cells,
         out_cells=out_cells,
         x_n=channels * cells,
+        x_c=1 if channels_last else cells,
         x_x=step,
         y_n=channels * out_cells,
+        y_c=1 if channels_last else out_cells,
         y_x=step,
     )
 
 
+def _run_by_indices(kernel: Kernel, planes: np.ndarray, parts: np.ndarray, indices: np.ndarray) -> bool:
+    """Run a kernel of indices, of the shape of `parts`, into `planes`; whether all of them name a cell."""
+    tasks = task_count(planes.size + parts.size, planes.shape[0] * planes.shape[1])
+    wrong = np.empty(tasks, np.int64)
+    channels_last = not (planes.flags.c_contiguous and parts.flags.c_contiguous)
+    prepared = _by_indices(kernel, planes.shape, parts.shape, planes.dtype, tasks, channels_last)
+    prepared.run(address_of(planes), address_of(parts), address_of(indices), address_of(wrong))
+    return not wrong.any()
+
+
 def max_pool_backward(grad_output: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
     """out = each gradient added to the cell that its index names; whether all of them name one."""
-    tasks = task_count(out.size + grad_output.size, out.shape[0] * out.shape[1])
-    wrong = np.empty(tasks, np.int64)
-    channels_last = not (out.flags.c_contiguous and grad_output.flags.c_contiguous)
-    prepared = _scatter(out.shape, grad_output.shape, out.dtype, tasks, channels_last)
-    prepared.run(address_of(out), address_of(grad_output), address_of(indices), address_of(wrong))
-    return not wrong.any()
+    return _run_by_indices(kernels.max_pool_backward, out, grad_output, indices)
+
+
+def max_unpool(x: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
+    """out = each cell of x where its index says, and 0 elsewhere; whether all of them say where."""
+    return _run_by_indices(kernels.max_unpool, out, x, indices)
+
+
+def max_unpool_backward(grad_output: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
+    """out = for each index the gradient of the cell that it names; whether all of them name one."""
+    return _run_by_indices(kernels.max_unpool_backward, grad_output, out, indices)
 
 
 class DirectPool(PoolAlgorithm):
@@ -418,6 +461,9 @@ class DirectPool(PoolAlgorithm):
     summary = "each window read where it lies"
 
     def max_pool(self, x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, shape: PoolShape) -> None:
+        if indices is not None and x.itemsize < 4:
+            _by_wider_ints(self.max_pool, x, out, indices, shape)
+            return
         if indices is None:
             done = _by_rows(pool_rows.max_rows, x, out, shape)
         else:

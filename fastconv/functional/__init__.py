@@ -6,7 +6,9 @@ from fastconv.functional.conv import *
 from fastconv.functional.conv_grads import *
 from fastconv.functional.conv_transpose import *
 from fastconv.functional.lowering import *
+from fastconv.functional.lp_pool import *
 from fastconv.functional.max_pool import *
+from fastconv.functional.max_unpool import *
 from fastconv.functional.packed_weight import *
 from fastconv.functional.plans import *
 from fastconv.functional.prepack import *

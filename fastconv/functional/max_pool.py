@@ -16,8 +16,10 @@ from fastconv.functional.arrays import (
     check_shape,
     index_array,
     lift_like_x,
+    ordered_array,
     real_arrays,
 )
+from fastconv.functional.narrow import widens
 from fastconv.shapes import array_shape, lift
 
 __all__ = [
@@ -66,7 +68,7 @@ def max_pool2d(
     Parameters
     ----------
     x : ndarray, (N, C, H, W) or (C, H, W); with ``layout="NHWC"`` channels last
-        float32 or float64, any memory order.
+        float32, float64 or integers of any width, any memory order.
     kernel_size : int or one int per spatial axis
         Size of the window.
     stride : int or one int per spatial axis, optional
@@ -97,7 +99,7 @@ def max_pool2d(
     ValueError
         Shapes or values that do not fit together.
     TypeError
-        Another dtype than float32 or float64, or something else than an array or an int.
+        Another dtype, or something else than an array or an int.
 
     Notes
     -----
@@ -195,6 +197,7 @@ def max_pool3d_backward(
     return _backward("max_pool3d_backward", 3, grad_output, indices, input_shape, layout)
 
 
+@widens
 def _forward(
     function: str,
     rank: int,
@@ -209,7 +212,7 @@ def _forward(
     algorithm: str,
     out: np.ndarray | None,
 ) -> Any:
-    dtype, (x,) = real_arrays(function, x=x)
+    dtype, x = ordered_array(function, "x", x)
     facts = (kernel_size, stride, padding, dilation, ceil_mode, layout)
     shape = windows.geometry(function, rank, x.shape, *facts)
     chosen = windows.find_algorithm(function, algorithm)
@@ -225,6 +228,7 @@ def _forward(
     return result.finish() if indices is None else (result.finish(), indices)
 
 
+@widens
 def _backward(
     function: str,
     rank: int,

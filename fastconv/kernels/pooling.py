@@ -25,13 +25,13 @@ POOLING = record(
 )
 
 SCATTER = record(
-    # grad_x, grad_output and indices, and what tells of wrong ones
+    # planes; what goes there, or comes from there, by indices; and what tells of wrong ones
     "x y indices wrong "
     # images times channels, how many of them to clear at a time, and their cells
     "planes channels chunk cells out_cells "
-    # strides of grad_x and of the other two, from image to image and from cell to cell: 1, or channels are
-    # neighbours
-    "x_n x_x y_n y_x"
+    # strides of x and of the other two, from image to image, channel to channel, and cell to cell; of the
+    # last two one is 1
+    "x_n x_c x_x y_n y_c y_x"
 )
 
 
@@ -55,7 +55,7 @@ def window_divisor(p, oz, oy, ox):
     return ints(p.extent_z)[oz] * ints(p.extent_y)[oy] * ints(p.extent_x)[ox]
 
 
-@kernel(POOLING)
+@kernel(POOLING, ints=True)
 def max_pool(bits):
     """y = the largest cell of each window, the first of equals; a NaN is larger than everything."""
 
@@ -92,20 +92,23 @@ def max_pool(bits):
 
 
 @inlined
-def scatter(x, plane, cells, y, indices, first, count):
-    """Add y's cells to those of a plane of x that `indices` name; whether one is beyond the plane."""
+def scatter(x, plane, cells, y, indices, first, count, adds):
+    """Add y's cells to those of a plane of x that `indices` name, or put them there; whether one is not."""
     wrong = False
     for cell in range(first, first + count):
         place = indices[cell]
         inside = 0 <= place < cells
         wrong |= not inside
         if inside:
-            x[plane + place] += y[cell]
+            if adds:
+                x[plane + place] += y[cell]
+            else:
+                x[plane + place] = y[cell]
     return wrong
 
 
 @inlined
-def scatter_channels(p, x, plane, y, indices, source, channels):
+def scatter_channels(p, x, plane, y, indices, source, channels, adds):
     """x = 0, then as `scatter`, for some channels that are neighbours."""
     wrong = False
     for cell in range(p.cells):
@@ -117,42 +120,74 @@ def scatter_channels(p, x, plane, y, indices, source, channels):
             inside = 0 <= place < p.cells
             wrong |= not inside
             if inside:
-                x[plane + place * p.x_x + c] += y[source + cell * p.y_x + c]
+                if adds:
+                    x[plane + place * p.x_x + c] += y[source + cell * p.y_x + c]
+                else:
+                    x[plane + place * p.x_x + c] = y[source + cell * p.y_x + c]
     return wrong
 
 
+def _scatter(adds):
+    def factory(bits):
+        def scatter_planes(params, t, tasks):
+            p = fields(params, SCATTER)
+            x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
+            cells, out_cells = p.cells, p.out_cells
+            wrong = False
+            first, last = t * p.planes // tasks, (t + 1) * p.planes // tasks
+            if p.x_x == 1:  # contiguous planes, one after the other
+                for start in range(first, last, p.chunk):
+                    stop = min(start + p.chunk, last)
+                    for cell in range(start * cells, stop * cells):
+                        x[cell] = 0
+                    for unit in range(start, stop):
+                        wrong |= scatter(
+                            x, unit * cells, cells, y, indices, unit * out_cells, out_cells, adds
+                        )
+            else:  # channels are neighbours: those of an image that are this task's go together
+                unit = first
+                while unit < last:
+                    n, c = divmod(unit, p.channels)
+                    channels = min(p.channels - c, last - unit)
+                    plane, source = n * p.x_n + c, n * p.y_n + c
+                    wrong |= scatter_channels(p, x, plane, y, indices, source, channels, adds)
+                    unit += channels
+            ints(p.wrong)[t] = wrong
+
+        return scatter_planes
+
+    return factory
+
+
+# These kernels do not trust their indices: one beyond the plane is passed over, and told in `wrong`, one
+# int64 per task. To look for one beforehand takes as long as the rest.
+
+#: grad_x (as x) = each cell of grad_output (as y) added to the cell that `indices` names.
+max_pool_backward = kernel(SCATTER)(_scatter(True))
+#: x = each cell of y at the place that `indices` names, of several the last, and 0 elsewhere.
+max_unpool = kernel(SCATTER)(_scatter(False))
+
+
 @kernel(SCATTER)
-def max_pool_backward(bits):
-    """grad_x (as x) = each cell of grad_output (as y) added to the cell that `indices` names.
+def max_unpool_backward(bits):
+    """y = the cell of x that `indices` names."""
 
-    The one kernel that does not trust its arguments: an index beyond the plane is passed over, and told in
-    `wrong`, one int64 per task. To look for one beforehand takes as long as the rest.
-    """
-
-    def max_pool_backward(params, t, tasks):
+    def max_unpool_backward(params, t, tasks):
         p = fields(params, SCATTER)
         x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
-        cells, out_cells = p.cells, p.out_cells
         wrong = False
-        first, last = t * p.planes // tasks, (t + 1) * p.planes // tasks
-        if p.x_x == 1:  # contiguous planes, one after the other
-            for start in range(first, last, p.chunk):
-                stop = min(start + p.chunk, last)
-                for cell in range(start * cells, stop * cells):
-                    x[cell] = 0
-                for unit in range(start, stop):
-                    wrong |= scatter(x, unit * cells, cells, y, indices, unit * out_cells, out_cells)
-        else:  # channels are neighbours: those of an image that are this task's go together
-            unit = first
-            while unit < last:
-                n, c = divmod(unit, p.channels)
-                channels = min(p.channels - c, last - unit)
-                plane, source = n * p.x_n + c, n * p.y_n + c
-                wrong |= scatter_channels(p, x, plane, y, indices, source, channels)
-                unit += channels
+        for unit in range(t * p.planes // tasks, (t + 1) * p.planes // tasks):
+            n, c = divmod(unit, p.channels)
+            for cell in range(p.out_cells):
+                target = n * p.y_n + c * p.y_c + cell * p.y_x
+                place = indices[target]
+                inside = 0 <= place < p.cells
+                wrong |= not inside
+                if inside:
+                    y[target] = x[n * p.x_n + c * p.x_c + place * p.x_x]
         ints(p.wrong)[t] = wrong
 
-    return max_pool_backward
+    return max_unpool_backward
 
 
 @kernel(POOLING)
