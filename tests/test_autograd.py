@@ -224,6 +224,9 @@ def test_avg_pool(case: Pool) -> None:
     assert_same_bits(autograd.make_jvp(lambda x: function(x, **facts))(x)(v)[1], function(v, **facts))
 
 
+#: Where max pooling of 2 x 2 could have found cells, all different.
+PLACES = np.arange(24).reshape(2, 2, 2, 3) % 6
+
 POOLED: dict[str, Any] = {
     "max 1d": (lambda x: followed.max_pool1d(x, 2, ceil_mode=True), (2, 3, 5)),
     "max 2d": (lambda x: followed.max_pool2d(x, 3, 2, 1), (2, 3, 5, 6)),
@@ -240,6 +243,13 @@ POOLED: dict[str, Any] = {
     "im2col 2d": (lambda x: followed.im2col(x, 3, 1, 1, 2), (2, 3, 5, 6)),
     "im2col 2d, no batch": (lambda x: followed.im2col(x, (2, 3), padding="same"), (3, 5, 6)),
     "im2col 3d": (lambda x: followed.im2col(x, 2), (1, 2, 3, 4, 3)),
+    "lp 1d": (lambda x: followed.lp_pool1d(x**2 + 1, 3, 2, ceil_mode=True), (2, 2, 5)),
+    "lp 2d": (lambda x: followed.lp_pool2d(x, 2, 3, 2, padding=1, ceil_mode=True), (2, 2, 4, 6)),
+    "lp 2d of a fraction": (lambda x: followed.lp_pool2d(x**2 + 1, np.float64(1.5), 2), (2, 2, 4, 5)),
+    "lp 3d": (lambda x: followed.lp_pool3d(x, -np.inf, 2, layout="NHWC"), (1, 3, 4, 4, 2)),
+    "unpool 1d": (lambda x: followed.max_unpool1d(x, PLACES[:, :, 0], 2), (2, 2, 3)),
+    "unpool 2d": (lambda x: followed.max_unpool2d(x, PLACES, 2, output_size=(5, 6)), (2, 2, 2, 3)),
+    "unpool 3d": (lambda x: followed.max_unpool3d(x, PLACES[:, :, None], 2), (2, 2, 1, 2, 3)),
     "col2im 1d": (lambda x: followed.col2im(x, (6,), 3), (2, 3, 4)),
     "col2im 2d": (lambda x: followed.col2im(x, 4, 2, stride=2), (2, 8, 4)),
     "col2im 2d, no batch": (lambda x: followed.col2im(x, (3, 4), 2), (4, 6)),
@@ -254,10 +264,31 @@ def test_derivatives_of_linear_maps(name: str) -> None:
     check(lambda x: anp.sin(function(x)), x)
 
 
+@pytest.mark.parametrize("norm", [1, 2.0, 3, -2, np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lp_pool(norm: float, dtype: str) -> None:
+    x = gauss(0, 2, 3, 5, 7).astype(dtype)
+    x = np.abs(x) + 1 if norm == 3 else x
+    if norm == 2.0:
+        x[:, :, :2, :2] = 0  # a window of value 0
+    facts = {"kernel_size": 2, "ceil_mode": True, "padding": ((0, 0), (1, 0))}
+    if norm < 0:
+        facts = {"kernel_size": 2}  # zeros of the padding have no such powers
+    y = fastconv.lp_pool2d(x, norm, **facts)
+    u = gauss(1, *y.shape).astype(dtype)
+    value, gradient = autograd.value_and_grad(lambda x: anp.sum(followed.lp_pool2d(x, norm, **facts) * u))(x)
+    np.testing.assert_allclose(value, np.sum(y * u), rtol=1e-4)
+    assert gradient.dtype == dtype
+    expected = fastconv.lp_pool2d_backward(u, x, norm, **facts)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_pooled_values_are_fastconvs() -> None:
     x = gauss(0, 2, 3, 6, 7)
     cols = fastconv.im2col(x, 3)
     for name, args in (
+        ("lp_pool2d", (x, 2, 3)),
+        ("max_unpool2d", (x, np.zeros(x.shape, int), 2)),
         ("adaptive_avg_pool2d", (x, 3)),
         ("adaptive_max_pool2d", (x, 3)),
         ("im2col", (x, 3)),

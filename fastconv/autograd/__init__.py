@@ -13,12 +13,14 @@ A convolution is bilinear in x and weight, and its two gradients are bilinear ag
 the others; so three primitives, closed under differentiation, are all that first, second and higher
 derivatives of every convolution need, in reverse and in forward mode. Average pooling, `im2col` and the
 choice that max pooling has made are linear: a map and its adjoint, each the derivative of the other.
+Derivatives of `lp_pool` are made of these and of powers.
 
 All arrays of a call have one dtype, as in fastconv; what comes back in reverse is brought to it.
 """
 
 from fastconv.autograd.bilinear import *
 from fastconv.autograd.linear import *
+from fastconv.autograd.lp_pool import *
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -44,7 +46,13 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "im2col",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
 ]

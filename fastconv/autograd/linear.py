@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,10 +29,13 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
 ]
 
 
-class _Linear(NamedTuple):
+class Linear(NamedTuple):
     """A linear map of plain arrays and its adjoint."""
 
     apply: Callable[[np.ndarray], np.ndarray]
@@ -40,27 +43,27 @@ class _Linear(NamedTuple):
 
 
 @primitive
-def _apply(x: Boxed, op: _Linear) -> Any:
+def apply(x: Boxed, op: Linear) -> Any:
     return op.apply(x)
 
 
 @primitive
-def _adjoint(g: Boxed, op: _Linear) -> Any:
+def adjoint(g: Boxed, op: Linear) -> Any:
     return op.adjoint(g)
 
 
 @primitive
-def _chosen(x: Boxed, y: np.ndarray, op: _Linear) -> Any:
-    """`_apply` with the result y at hand."""
+def _chosen(x: Boxed, y: np.ndarray, op: Linear) -> Any:
+    """`apply` with the result y at hand."""
     return y
 
 
-defvjp(_apply, lambda ans, x, op: lambda g: _adjoint(like(g, ans), op))
-defvjp(_adjoint, lambda ans, g, op: lambda gg: _apply(like(gg, ans), op))
-defvjp(_chosen, lambda ans, x, y, op: lambda g: _adjoint(like(g, ans), op), argnums=(0,))
-defjvp(_apply, "same")
-defjvp(_adjoint, "same")
-defjvp(_chosen, lambda t, ans, x, y, op: _apply(t, op), argnums=(0,))
+defvjp(apply, lambda ans, x, op: lambda g: adjoint(like(g, ans), op))
+defvjp(adjoint, lambda ans, g, op: lambda gg: apply(like(gg, ans), op))
+defvjp(_chosen, lambda ans, x, y, op: lambda g: adjoint(like(g, ans), op), argnums=(0,))
+defjvp(apply, "same")
+defjvp(adjoint, "same")
+defjvp(_chosen, lambda t, ans, x, y, op: apply(t, op), argnums=(0,))
 
 
 def _choose(
@@ -72,7 +75,7 @@ def _choose(
         return choose(x, return_indices)
     y, indices = choose(plain, True)
     scatter = partial(getattr(F, f"max_pool{rank}d_backward"), layout=layout)
-    op = _Linear(
+    op = Linear(
         lambda values: _gather(values, indices, rank, layout),
         lambda g: scatter(g, indices, plain.shape),
     )
@@ -130,6 +133,29 @@ def _make_adaptive_max_pool(rank: int, name: str) -> Function:
     return adaptive_max_pool
 
 
+def _make_max_unpool(rank: int, name: str) -> Function:
+    numeric, numeric_backward = getattr(F, name), getattr(F, f"{name}_backward")
+
+    def max_unpool(
+        x: Boxed,
+        indices: np.ndarray,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Padding = 0,
+        output_size: Sequence[int] | None = None,
+        *,
+        layout: str = "NCHW",
+    ) -> Boxed:
+        facts = (indices, kernel_size, stride, padding, output_size)
+        op = Linear(
+            lambda plain: numeric(plain, *facts, layout=layout),
+            lambda g: numeric_backward(g, indices, layout=layout),
+        )
+        return apply(x, op)
+
+    return max_unpool
+
+
 def _make_avg_pool(rank: int, name: str) -> Function:
     numeric, numeric_backward = getattr(F, name), getattr(F, f"{name}_backward")
 
@@ -149,11 +175,11 @@ def _make_avg_pool(rank: int, name: str) -> Function:
         facts = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
         keys = {"dilation": dilation, "layout": layout, "algorithm": algorithm}
         shape = np.shape(getval(x))
-        op = _Linear(
+        op = Linear(
             lambda plain: numeric(plain, *facts, **keys),
             lambda g: numeric_backward(g, shape, *facts, **keys),
         )
-        return _apply(x, op)
+        return apply(x, op)
 
     return avg_pool
 
@@ -163,16 +189,17 @@ def _make_adaptive_avg_pool(rank: int, name: str) -> Function:
 
     def adaptive_avg_pool(x: Boxed, output_size: Any, *, layout: str = "NCHW") -> Boxed:
         shape = np.shape(getval(x))
-        op = _Linear(
+        op = Linear(
             lambda plain: numeric(plain, output_size, layout=layout),
             lambda g: numeric_backward(g, shape, layout=layout),
         )
-        return _apply(x, op)
+        return apply(x, op)
 
     return adaptive_avg_pool
 
 
 max_pool1d, max_pool2d, max_pool3d = of_rank("max_pool{}d", _make_max_pool)
+max_unpool1d, max_unpool2d, max_unpool3d = of_rank("max_unpool{}d", _make_max_unpool)
 avg_pool1d, avg_pool2d, avg_pool3d = of_rank("avg_pool{}d", _make_avg_pool)
 adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = of_rank(
     "adaptive_max_pool{}d", _make_adaptive_max_pool
@@ -187,9 +214,9 @@ def im2col(x: Boxed, kernel_size: Ints, dilation: Ints = 1, padding: Padding = 0
     sizes, shape = canonical(kernel_size), np.shape(getval(x))
     rank = len(sizes) if isinstance(sizes, tuple) else len(shape) - 2
     facts = (kernel_size, dilation, padding, stride)
-    return _apply(
+    return apply(
         x,
-        _Linear(
+        Linear(
             lambda plain: F.im2col(plain, *facts),
             lambda g: F.col2im(g, shape[len(shape) - rank :], *facts),
         ),
@@ -212,4 +239,4 @@ def col2im(
         return F.im2col(x, kernel, dilation, padding, stride)
 
     facts = (kernel_size, dilation, padding, stride)
-    return _apply(cols, _Linear(lambda plain: F.col2im(plain, output_size, *facts), gather))
+    return apply(cols, Linear(lambda plain: F.col2im(plain, output_size, *facts), gather))
