@@ -12,6 +12,7 @@ import pytest
 import fastconv
 from benchmarks import (
     accuracy,
+    autograd_convnet,
     first_call,
     numpy_ops,
     peers,
@@ -33,6 +34,7 @@ from benchmarks.layers import (
     conv_data,
     pool_data,
 )
+from fastconv.datasets import Digits
 from fastconv.jit import DISABLED
 
 
@@ -294,3 +296,20 @@ def test_accuracy(capsys: pytest.CaptureFixture[str], op: str) -> None:
     (line,) = (line for line in lines if line.startswith("im2col"))
     largest, rms, *_ = (float(cell) for cell in line.split()[1:])
     assert 0 < rms < largest < 1e-5
+
+
+def test_autograd_convnet() -> None:
+    """Autograd's own convolution and fastconv's take the same steps."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((20, 1, 28, 28), np.float32), rng.integers(0, 10, 20)
+    digits = Digits(images[:16], labels[:16], images[16:], labels[16:])
+    contenders = autograd_convnet.train(digits, batch_size=6, batches=3, seed=0)
+    first, same, single = contenders.values()
+    assert [len(training.seconds) for training in contenders.values()] == [3, 3, 3]
+    start = autograd_convnet.Training(first.ops, 0)
+    assert autograd_convnet.distance(first, start) > 1e-3
+    assert autograd_convnet.distance(same, first) < 1e-13
+    assert 1e-13 < autograd_convnet.distance(single, first) < 1e-5
+    table = autograd_convnet.rows(contenders, digits, 6)
+    assert [row[0] for row in table] == ["contender", "autograd", "fastconv", "fastconv float32"]
+    assert table[1][3:5] == ("1.00", "")

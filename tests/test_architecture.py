@@ -31,9 +31,9 @@ FLOORS = [
     {"plan"},
     {"functional"},
     {"warmup"},
-    {"nn", "onnx", "autograd", "cs231n"},
+    {"nn", "onnx", "autograd", "cs231n", "keras"},
     {"dask", "bench", "figures"},  # dask also trains networks
-    {"mnist"},
+    {"mnist", "sklearn"},
     {"__init__", "__main__"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
@@ -119,7 +119,7 @@ def test_datasets_stand_alone() -> None:
 @every_file
 def test_the_core_needs_numpy_and_numba_alone(file: Path) -> None:
     """Elsewhere, what users may not have is imported by the function that needs it, not with the module."""
-    adapters = {"onnx", "autograd", "dask"}  # each made for one other library
+    adapters = {"onnx", "autograd", "dask", "sklearn"}  # each made for one other library
     for item in imports(file):
         top = item.module.split(".")[0]
         if top in RUNTIME or top in sys.stdlib_module_names:
@@ -268,6 +268,9 @@ def test_import_is_quiet_and_light() -> None:
         "torch",
         "onnx",
         "dask",
+        "autograd",
+        "sklearn",
+        "keras",
     }
     tops = {name.split(".")[0] for name in loaded}
     assert not tops & unwanted
