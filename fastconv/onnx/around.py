@@ -53,7 +53,7 @@ class BatchNormalization(Operator):
         arrays = tuple(map(np.ascontiguousarray, arrays))
         if normalization.plain(planes, *arrays):
             facts = {"known": True, "relu": False}
-            y = normalization.batch_norm(planes, arrays[2], arrays[3], arrays[0], arrays[1], epsilon, **facts)
+            y = normalization.batch_norm(planes, arrays[2], arrays[3], arrays[0], arrays[1], float(epsilon), **facts)
             return (y.reshape(x.shape),)
         scale, bias, mean, var = (array.reshape(-1, *(1,) * (x.ndim - 2)) for array in arrays)
         return (((x - mean) / np.sqrt(var + x.dtype.type(epsilon)) * scale + bias).astype(x.dtype),)
