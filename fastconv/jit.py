@@ -195,22 +195,44 @@ class Task:
         return self._address
 
 
+#: What the elements of a kernel's arrays are, as one number: of reals it is their bits, 32 or 64, of ints
+#: these plus one of two marks.
+SIGNED, UNSIGNED = 1000, 2000
+
+_REALS = {np.dtype(f"f{bits // 8}"): bits for bits in (32, 64)}
+_INTS = {
+    np.dtype(f"{letter}{bits // 8}"): mark + bits
+    for letter, mark in (("i", SIGNED), ("u", UNSIGNED))
+    for bits in (8, 16, 32, 64)
+}
+
+
+def bits_of(elements: int) -> int:
+    """The bits of one element.
+
+    >>> bits_of(32), bits_of(UNSIGNED + 8)
+    (32, 8)
+    """
+    return elements % SIGNED
+
+
 class Kernel:
     """A task function for each dtype, and the record that it takes its arguments from.
 
-    `factory(bits)` makes the task function for 32- or 64-bit reals. It must close over `bits` and
-    nothing else: Numba's cache tells functions apart by their closure, and finds only plain values
-    again in the next process.
+    `factory(bits)` makes the task function for 32- or 64-bit reals, and with `ints` also for ints, which
+    `bits` then tells in the way of `SIGNED` and `UNSIGNED`. It must close over plain numbers alone:
+    Numba's cache tells functions apart by their closure, and finds only plain values again in the next
+    process.
     """
 
-    def __init__(self, factory: Callable[[int], Callable[..., None]], record: np.dtype) -> None:
+    def __init__(
+        self, factory: Callable[[int], Callable[..., None]], record: np.dtype, ints: bool = False
+    ) -> None:
         self.name = factory.__name__
         self.record = record
         self._names = frozenset(record.names or ())
-        self._tasks = {
-            np.dtype(np.float32): Task(factory(32)),
-            np.dtype(np.float64): Task(factory(64)),
-        }
+        elements = {**_REALS, **(_INTS if ints else {})}
+        self._tasks = {dtype: Task(factory(bits)) for dtype, bits in elements.items()}
         self.__doc__ = factory.__doc__
 
     def task(self, dtype: np.dtype) -> Task:
@@ -229,11 +251,11 @@ def record(names: str) -> np.dtype:
     return np.dtype([(name, _FIELD) for name in names.split()])
 
 
-def kernel(record: np.dtype) -> Callable[[Callable[[int], Callable[..., None]]], Kernel]:
+def kernel(record: np.dtype, ints: bool = False) -> Callable[[Callable[[int], Callable[..., None]]], Kernel]:
     """Decorator: make a `Kernel` of a factory of task functions."""
 
     def decorate(factory: Callable[[int], Callable[..., None]]) -> Kernel:
-        return Kernel(factory, record)
+        return Kernel(factory, record, ints)
 
     return decorate
 
@@ -249,8 +271,9 @@ if DISABLED:
         return np.recarray(1, record, buffer)[0]
 
     def reals(address: int, bits: int) -> Any:
-        kind = ctypes.c_float if bits == 32 else ctypes.c_double
-        return ctypes.cast(int(address), ctypes.POINTER(kind))
+        mark, width = divmod(bits, SIGNED)
+        name = ("float" if width == 32 else "double", f"int{width}", f"uint{width}")[mark]
+        return ctypes.cast(int(address), ctypes.POINTER(getattr(ctypes, f"c_{name}")))
 
     def ints(address: int) -> Any:
         return ctypes.cast(int(address), ctypes.POINTER(ctypes.c_int64))
@@ -278,11 +301,12 @@ else:
 
     @intrinsic(prefer_literal=True)
     def reals(typingctx: Any, address: Any, bits: Any) -> Any:
-        """A pointer to float32 or float64, by `bits`, which must be a constant."""
+        """A pointer to float32 or float64, or to ints, by `bits`, which must be a constant."""
         if not isinstance(bits, types.IntegerLiteral):
             return None
-        real = types.float32 if bits.literal_value == 32 else types.float64
-        pointer = types.CPointer(real)
+        mark, width = divmod(bits.literal_value, SIGNED)
+        letters = ("float", "int", "uint")
+        pointer = types.CPointer(getattr(types, f"{letters[mark]}{width}"))
         return pointer(types.intp, bits), _cast(pointer)
 
     @intrinsic

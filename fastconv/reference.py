@@ -87,20 +87,20 @@ def conv_weight_grad(grad_output, x, stride, padding, dilation, groups, kernel):
 def max_pool(x, kernel, stride, padding, dilation, output):
     """The largest cell of each window, and its flat position in the (D, H, W) plane.
 
-    The first of equal cells wins. A NaN is larger than everything, and the first NaN wins.
+    The first of equal cells wins. A NaN is larger than everything, and the first NaN wins. x may be of ints.
     """
     size = x.shape[2:]
-    y = np.zeros(x.shape[:2] + output)
+    y = np.zeros(x.shape[:2] + output, x.dtype)
     indices = np.zeros(x.shape[:2] + output, np.int64)
     for n, c, oz, oy, ox in np.ndindex(y.shape):
-        best, place = -np.inf, -1
+        best, place = x[n, c, 0, 0, 0], -1
         for kz, ky, kx in np.ndindex(kernel):
             iz = oz * stride[0] - padding[0] + kz * dilation[0]
             iy = oy * stride[1] - padding[1] + ky * dilation[1]
             ix = ox * stride[2] - padding[2] + kx * dilation[2]
             if inside(iz, iy, ix, size):
                 value = x[n, c, iz, iy, ix]
-                larger = value > best or (np.isnan(value) and not np.isnan(best))
+                larger = value > best or (value != value and best == best)
                 if place < 0 or larger:
                     best, place = value, (iz * size[1] + iy) * size[2] + ix
         y[n, c, oz, oy, ox] = best
@@ -290,16 +290,16 @@ def adaptive_window(o, size, output):
 def adaptive_max_pool(x, output):
     """As `max_pool`, over windows that divide x into `output` parts as evenly as cells allow."""
     size = x.shape[2:]
-    y = np.zeros(x.shape[:2] + output)
+    y = np.zeros(x.shape[:2] + output, x.dtype)
     indices = np.zeros(x.shape[:2] + output, np.int64)
     for n, c, oz, oy, ox in np.ndindex(y.shape):
         z0, z1 = adaptive_window(oz, size[0], output[0])
         y0, y1 = adaptive_window(oy, size[1], output[1])
         x0, x1 = adaptive_window(ox, size[2], output[2])
-        best, place = -np.inf, -1
+        best, place = x[n, c, z0, y0, x0], -1
         for dz, dy, dx in np.ndindex((z1 - z0, y1 - y0, x1 - x0)):
             value = x[n, c, z0 + dz, y0 + dy, x0 + dx]
-            if place < 0 or value > best or (np.isnan(value) and not np.isnan(best)):
+            if place < 0 or value > best or (value != value and best == best):
                 best, place = value, ((z0 + dz) * size[1] + y0 + dy) * size[2] + x0 + dx
         y[n, c, oz, oy, ox] = best
         indices[n, c, oz, oy, ox] = place

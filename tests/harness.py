@@ -266,6 +266,20 @@ def reference_max_pool(case: Pool, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return y.reshape(shape), indices.reshape(shape)
 
 
+def reference_lp_pool(case: Pool, x: np.ndarray, norm: float) -> np.ndarray:
+    after = _lift([pair[1] for pair in case.geometry["pads"]], 0)
+    args = (*_pool_args(case), after, _lift(case.geometry["dilation"]), _lift(case.out))
+    return reference.lp_pool(_double(x), norm, *args).reshape(*x.shape[:2], *case.out)
+
+
+def reference_lp_pool_backward(
+    case: Pool, grad: np.ndarray, x: np.ndarray, y: np.ndarray, norm: float
+) -> np.ndarray:
+    after = _lift([pair[1] for pair in case.geometry["pads"]], 0)
+    args = (*_pool_args(case), after, _lift(case.geometry["dilation"]))
+    return reference.lp_pool_backward(_double(grad), _double(x), _double(y), norm, *args).reshape(x.shape)
+
+
 def reference_avg_pool(case: Pool, x: np.ndarray, count_padding: bool, divisor: int | None) -> np.ndarray:
     after = _lift([pair[1] for pair in case.geometry["pads"]], 0)
     args = (*_pool_args(case), after, _lift(case.geometry["dilation"]), _lift(case.out))

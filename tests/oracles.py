@@ -296,6 +296,40 @@ def scatter_add(values: np.ndarray, indices: np.ndarray, shape: Ints) -> np.ndar
     return planes.reshape(shape)
 
 
+def put(values: np.ndarray, indices: np.ndarray, shape: Ints) -> np.ndarray:
+    """Unpooling: each value goes to the cell of its plane that `indices` names, one after the other."""
+    planes = np.zeros((shape[0] * shape[1], int(np.prod(shape[2:]))))
+    for plane, row, places in zip(
+        planes, values.reshape(len(planes), -1), indices.reshape(len(planes), -1), strict=True
+    ):
+        for value, place in zip(row, places, strict=True):
+            plane[place] = value
+    return planes.reshape(shape)
+
+
+def pick(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Of every plane the cells that `indices` name."""
+    lead = array.shape[:2]
+    picked = np.take_along_axis(array.reshape(*lead, -1), indices.reshape(*lead, -1).astype(np.int64), axis=2)
+    return picked.reshape(indices.shape)
+
+
+def lp_pool(
+    x: np.ndarray,
+    norm: float,
+    kernel: Ints,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    ceil_mode: bool = False,
+) -> np.ndarray:
+    """The root of the sum of powers; a window that hangs over counts as whole, by its average."""
+    geometry = (kernel, stride, pads, dilation, ceil_mode)
+    if np.isinf(norm):
+        return np.sign(norm) * max_pool(np.sign(norm) * np.abs(x.astype(np.float64)), *geometry).y
+    return (avg_pool(x.astype(np.float64) ** norm, *geometry) * np.prod(kernel)) ** (1 / norm)
+
+
 def adaptive_windows(size: Ints, output: Ints) -> list[tuple[slice, ...]]:
     """The window of every output cell, in row-major order."""
     axes = [

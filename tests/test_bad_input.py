@@ -41,7 +41,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "launch", unreachable)
     for registry, methods in (
         (ALGORITHMS, OPERATIONS),
-        (POOL_ALGORITHMS, ("max_pool", "avg_pool", "avg_pool_backward")),
+        (POOL_ALGORITHMS, ("max_pool", "avg_pool", "avg_pool_backward", "lp_pool", "lp_pool_backward")),
     ):
         for algorithm in registry.values():
             for method in methods:
@@ -61,6 +61,10 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: fastconv.max_pool2d_backward(TWO, INDICES, X.shape),
         lambda: fastconv.avg_pool2d(X, 2),
         lambda: fastconv.avg_pool2d_backward(TWO, X.shape, 2),
+        lambda: fastconv.lp_pool2d(X, 2, 2),
+        lambda: fastconv.lp_pool2d_backward(TWO, X, 2, 2),
+        lambda: fastconv.max_unpool2d(TWO, INDICES, 2),
+        lambda: fastconv.max_unpool2d_backward(X, INDICES),
         lambda: fastconv.adaptive_avg_pool2d(X, 3),
         lambda: fastconv.adaptive_avg_pool2d_backward(TWO, X.shape),
         lambda: fastconv.adaptive_max_pool2d(X, 3),
@@ -232,7 +236,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
         "x of integers": Wrong(
             conv(X.astype(int)), TypeError, r"x must have dtype float32 or float64, got int64; convert it"
         ),
-        "x of float16": Wrong(conv(X.astype("f2")), TypeError, "x must have dtype float32 or .* float16"),
+        "x of float16 alone": Wrong(
+            conv(X.astype("f2")), TypeError, "one dtype, got x float16, weight float32"
+        ),
         "x of longdouble": Wrong(conv(X.astype("g")), TypeError, "x must have dtype float32 or .* got "),
         "x complex": Wrong(conv(X.astype("c8")), TypeError, "x must have dtype float32 or .* complex64"),
         "x of objects": Wrong(conv(X.astype(object)), TypeError, "x must have dtype float32 or .* object"),
@@ -437,7 +443,10 @@ def pool(kernel_size: Any = 2, x: Any = X, **options: Any) -> Callable[[], Any]:
         "x with too few axes": Wrong(pool(x=X[0, 0]), ValueError, "x must have 4 axes"),
         "x a list": Wrong(pool(x=[[[[1.0]]]]), TypeError, "x must be a numpy.ndarray, got list"),
         "x None": Wrong(pool(x=None), TypeError, "x must be a numpy.ndarray, got NoneType"),
-        "x of integers": Wrong(pool(x=INDICES), TypeError, "x must have dtype float32 or float64, got int64"),
+        "x of truth values": Wrong(pool(x=X > 0), TypeError, "x must have dtype .* integer dtype, got bool"),
+        "x complex": Wrong(
+            pool(x=X.astype("c8")), TypeError, "x must have dtype float32 or float64, got comp"
+        ),
         "kernel zero": Wrong(pool(0), ValueError, "kernel_size must be at least 1, got 0"),
         "kernel None": Wrong(pool(None), TypeError, "kernel_size must be an int or 2 ints, got None"),
         "kernel of three axes": Wrong(pool((2, 2, 2)), ValueError, "kernel_size must be an int or 2 ints"),
@@ -539,6 +548,122 @@ def max_backward(
 )
 def test_max_pool_backward(wrong: Wrong) -> None:
     check("max_pool2d_backward", wrong)
+
+
+def lp(norm: Any = 2, x: Any = X, **options: Any) -> Callable[[], Any]:
+    return lambda: fastconv.lp_pool2d(x, norm, 2, **options)
+
+
+@table(
+    {
+        "norm zero": Wrong(lp(0), ValueError, "norm_type must be a number but 0, got 0.0"),
+        "norm NaN": Wrong(lp(float("nan")), ValueError, "norm_type must be a number but 0, got nan"),
+        "norm None": Wrong(lp(None), TypeError, "norm_type must be a number, got None"),
+        "norm a bool": Wrong(lp(True), TypeError, "norm_type must be a number, got True"),
+        "norm a string": Wrong(lp("2"), TypeError, "norm_type must be a number, got '2'"),
+        "norm an array": Wrong(lp(BIAS), TypeError, "norm_type must be a number, got array"),
+        "padding": Wrong(lp(padding=2), ValueError, "wholly in the padding"),
+        "ceil_mode a number": Wrong(lp(ceil_mode=1), TypeError, "ceil_mode must be True or False"),
+        "algorithm": Wrong(lp(algorithm="gemm"), ValueError, "unknown algorithm 'gemm'"),
+        "x of integers": Wrong(lp(x=INDICES), TypeError, "x must have dtype float32"),
+    }
+)
+def test_lp_pool(wrong: Wrong) -> None:
+    check("lp_pool2d", wrong)
+
+
+@table(
+    {
+        "grad of another shape": Wrong(
+            lambda: fastconv.lp_pool2d_backward(TWO[..., :2], X, 2, 2),
+            ValueError,
+            r"grad_output must have shape \(2, 3, 3, 3\), got \(2, 3, 3, 2\)",
+        ),
+        "mixed dtypes": Wrong(
+            lambda: fastconv.lp_pool2d_backward(TWO, DOUBLE, 2, 2),
+            TypeError,
+            "all arrays must have one dtype",
+        ),
+        "norm": Wrong(lambda: fastconv.lp_pool2d_backward(TWO, X, 0, 2), ValueError, "norm_type must be"),
+    }
+)
+def test_lp_pool_backward(wrong: Wrong) -> None:
+    check("lp_pool2d_backward", wrong)
+
+
+def unpool(x: Any = TWO, indices: Any = INDICES, kernel: Any = 2, **options: Any) -> Callable[[], Any]:
+    return lambda: fastconv.max_unpool2d(x, indices, kernel, **options)
+
+
+@table(
+    {
+        "indices of floats": Wrong(
+            unpool(indices=TWO), TypeError, "indices must have an integer dtype, got float32"
+        ),
+        "indices None": Wrong(unpool(indices=None), TypeError, "indices must be a numpy.ndarray"),
+        "indices of another shape": Wrong(
+            unpool(indices=INDICES[..., :2]), ValueError, r"indices must have shape \(2, 3, 3, 3\), got .*2\)"
+        ),
+        "x of integers": Wrong(unpool(INDICES), TypeError, "x must have dtype float32"),
+        "kernel zero": Wrong(unpool(kernel=0), ValueError, "kernel_size must be at least 1"),
+        "stride zero": Wrong(unpool(stride=0), ValueError, "stride must be at least 1"),
+        "padding by name": Wrong(unpool(padding="same"), ValueError, "padding = 'same' is not defined"),
+        "too much padding": Wrong(
+            unpool(padding=(3, 0)), ValueError, r"output would have spatial shape \(0, 6\)"
+        ),
+        "output_size an int": Wrong(
+            unpool(output_size=6), TypeError, "output_size must be None or 2 ints, .* got 6"
+        ),
+        "output_size of three axes": Wrong(
+            unpool(output_size=(6, 6, 6)), ValueError, "output_size must be None or 2 ints"
+        ),
+        "output_size of floats": Wrong(
+            unpool(output_size=(6.0, 6)), TypeError, "output_size must be None or"
+        ),
+        "output_size too large": Wrong(
+            unpool(output_size=(6, 8)),
+            ValueError,
+            r"output_size must differ from \(6, 6\) by less than the stride, \(2, 2\), got \(6, 8\)",
+        ),
+        "output_size too small": Wrong(unpool(output_size=(4, 6)), ValueError, "by less than the stride"),
+        "output_size of another batch": Wrong(
+            unpool(output_size=(1, 3, 6, 6)),
+            ValueError,
+            "output_size must agree with x in batch and channels",
+        ),
+        "output_size huge": Wrong(
+            unpool(kernel=2**31 - 1), ValueError, r"\(6442450941, 6442450941\), too large to address"
+        ),
+        "x without cells": Wrong(unpool(TWO[:, :, :0], INDICES[:, :, :0]), ValueError, "so must those of x"),
+    }
+)
+def test_max_unpool(wrong: Wrong) -> None:
+    check("max_unpool2d", wrong)
+
+
+@table(
+    {
+        "batch": Wrong(
+            lambda: fastconv.max_unpool2d_backward(X[:1], INDICES), ValueError, "must agree in batch and"
+        ),
+        "layout": Wrong(
+            lambda: fastconv.max_unpool2d_backward(X, INDICES, layout="NHWC"), ValueError, "must agree in"
+        ),
+        "without N": Wrong(
+            lambda: fastconv.max_unpool2d_backward(X[0], INDICES), ValueError, "must agree in batch"
+        ),
+        "indices of floats": Wrong(
+            lambda: fastconv.max_unpool2d_backward(X, TWO), TypeError, "indices must have an integer dtype"
+        ),
+        "no plane": Wrong(
+            lambda: fastconv.max_unpool2d_backward(X[:, :, :0], INDICES),
+            ValueError,
+            "indices must be positions in the output plane",
+        ),
+    }
+)
+def test_max_unpool_backward(wrong: Wrong) -> None:
+    check("max_unpool2d_backward", wrong)
 
 
 @table(
@@ -723,6 +848,10 @@ def test_explain(wrong: Wrong) -> None:
         "max_pool{}d_backward",
         "avg_pool{}d",
         "avg_pool{}d_backward",
+        "lp_pool{}d",
+        "lp_pool{}d_backward",
+        "max_unpool{}d",
+        "max_unpool{}d_backward",
         "adaptive_avg_pool{}d",
         "adaptive_avg_pool{}d_backward",
         "adaptive_max_pool{}d",
@@ -733,8 +862,12 @@ def test_messages_name_the_function_of_their_rank(name: str, rank: int) -> None:
     name = name.format(rank)
     function = getattr(fastconv, name)
     six = np.ones((1,) * 6)
-    if "pool" in name and "max" in name and "backward" in name:
-        args: tuple[Any, ...] = (six, six.astype(int), six.shape)
+    if "unpool" in name:
+        args: tuple[Any, ...] = (six, six.astype(int)) if "backward" in name else (six, six.astype(int), 1)
+    elif "pool" in name and "max" in name and "backward" in name:
+        args = (six, six.astype(int), six.shape)
+    elif "lp_pool" in name:
+        args = (six, six, 2, 1) if "backward" in name else (six, 2, 1)
     elif "adaptive" in name:
         args = (six, six.shape if "backward" in name else 1)
     elif "pool" in name:

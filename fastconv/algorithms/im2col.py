@@ -195,16 +195,22 @@ class Im2colPool(PoolAlgorithm):
         places = None if indices is None else _matrices(indices, shape.channels)
         cells = np.arange(prod(shape.input), dtype=np.float64).reshape(1, 1, *shape.input)
         one = shape._replace(batch=1, channels=1)
+        is_int = x.dtype.kind in "iu"
         for block in self._blocks(shape, x.itemsize):
-            (columns,) = workspace(x.dtype, block.shape)
-            lowering.gather(x, columns, shape, shape.channels, block, lowest=True)
+            source = np.empty(0)
+            if places is not None or is_int:
+                plane = block._replace(first_n=0, images=1, first_group=0, groups=1)
+                source = np.empty(plane.shape)
+                lowering.gather(cells, source, one, 1, plane, lowest=True)
+            if is_int:
+                columns = _take(x, source[0, 0], block)
+            else:
+                (columns,) = workspace(x.dtype, block.shape)
+                lowering.gather(x, columns, shape, shape.channels, block, lowest=True)
             block.take(y)[...] = columns.max(axis=2, keepdims=True)
             if places is not None:
                 tap = columns.argmax(axis=2, keepdims=True)
                 # where all of a window is -inf, the first cell may be padding: take the first real one
-                plane = block._replace(first_n=0, images=1, first_group=0, groups=1)
-                source = np.empty(plane.shape)
-                lowering.gather(cells, source, one, 1, plane, lowest=True)
                 real = source >= 0
                 first = np.broadcast_to(real.argmax(axis=2, keepdims=True), tap.shape)
                 source = np.broadcast_to(source, columns.shape)
@@ -241,6 +247,15 @@ class Im2colPool(PoolAlgorithm):
             pixels = slice(block.first_pixel, block.first_pixel + block.pixels)
             columns[...] = block.take(grad_y) / divisors[pixels]
             lowering.scatter(out, columns, shape, shape.channels, block)
+
+
+def _take(x: np.ndarray, source: np.ndarray, block: Block) -> np.ndarray:
+    """The lowered block of ints, which `gather` does not move; `source` has places, below 0 of padding."""
+    images = slice(block.first_n, block.first_n + block.images)
+    part = x[images, block.first_group : block.first_group + block.groups]
+    real = source >= 0
+    columns = part.reshape(*part.shape[:2], -1)[:, :, np.where(real, source, 0).astype(np.int64)]
+    return np.where(real, columns, x.dtype.type(np.iinfo(x.dtype).min))
 
 
 def _divisors(shape: PoolShape, count_padding: bool, divisor: int) -> np.ndarray:

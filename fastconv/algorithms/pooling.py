@@ -8,9 +8,11 @@ Contiguous planes, which are those of any channels-first array, go by rows of ve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -366,7 +368,23 @@ def _run(
 
 def max_pool(x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, axes: Axes) -> None:
     """out, indices = the largest cell of each window and its flat position in the plane."""
+    if indices is not None and x.itemsize < 4:
+        _by_wider_ints(max_pool, x, out, indices, axes)
+        return
     _run(kernels.max_pool, x, out, axes, indices=indices)
+
+
+def _by_wider_ints(
+    run: Callable[[np.ndarray, np.ndarray, np.ndarray, Any], None],
+    x: np.ndarray,
+    out: np.ndarray,
+    indices: np.ndarray,
+    windows: Any,
+) -> None:
+    """Max pooling with indices of ints of 8 or 16 bits, in which kernels have no room for places."""
+    y = np.empty_like(out, np.int32)
+    run(x.astype(np.int32), y, indices, windows)
+    out[...] = y
 
 
 def avg_pool(x: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> None:
@@ -443,6 +461,9 @@ class DirectPool(PoolAlgorithm):
     summary = "each window read where it lies"
 
     def max_pool(self, x: np.ndarray, out: np.ndarray, indices: np.ndarray | None, shape: PoolShape) -> None:
+        if indices is not None and x.itemsize < 4:
+            _by_wider_ints(self.max_pool, x, out, indices, shape)
+            return
         if indices is None:
             done = _by_rows(pool_rows.max_rows, x, out, shape)
         else:

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastconv.algorithms import pooling
 from fastconv.arguments import adaptive_output, canonical, check_layout, check_size, shape_argument
-from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
+from fastconv.functional.arrays import check_shape, lift_like_x, ordered_array, real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.shapes import ArrayShape, array_shape, join_shape, lift
 
 __all__ = [
@@ -173,6 +174,7 @@ def _geometry(
     return facts, size, join_shape(layout, facts.batched, facts.batch, facts.channels, size)
 
 
+@widens
 def _avg(function: str, rank: int, x: np.ndarray, output_size: Any, layout: str) -> np.ndarray:
     dtype, (x,) = real_arrays(function, x=x)
     facts, size, shape = _geometry(function, rank, x, output_size, layout)
@@ -186,6 +188,7 @@ def _avg(function: str, rank: int, x: np.ndarray, output_size: Any, layout: str)
     return y
 
 
+@widens
 def _avg_backward(
     function: str, rank: int, grad_output: np.ndarray, input_shape: Sequence[int], layout: str
 ) -> np.ndarray:
@@ -206,8 +209,9 @@ def _avg_backward(
     return grad_x
 
 
+@widens
 def _max(function: str, rank: int, x: np.ndarray, output_size: Any, return_indices: bool, layout: str) -> Any:
-    dtype, (x,) = real_arrays(function, x=x)
+    dtype, x = ordered_array(function, "x", x)
     facts, size, shape = _geometry(function, rank, x, output_size, layout)
     y = np.empty(shape, dtype)
     indices = np.empty(shape, np.int64) if return_indices else None

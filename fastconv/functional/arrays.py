@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.functional.narrow import NarrowArrays, NarrowOut, is_narrow
 from fastconv.shapes import array_shape
 
 _FLOAT32: np.dtype[Any] = np.dtype(np.float32)
@@ -48,6 +49,7 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
     """Check that all arrays are float32 or all float64; a `bias` may be None.
 
     Returns the common dtype and the arrays in a form that kernels can read: native, aligned, contiguous.
+    Where all are of 16 bits instead, that is told by `NarrowArrays`, to a caller who knows what to do.
     """
     common: np.dtype | None = None
     result: list[Any] = []
@@ -61,6 +63,8 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
             dtype = _FLOAT32
         elif native == _FLOAT64:
             dtype = _FLOAT64
+        elif is_narrow(native):
+            dtype = native
         else:
             raise TypeError(
                 f"{function}: {name} must have dtype float32 or float64, got {array.dtype}; "
@@ -68,14 +72,31 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
             )
         if common is None:
             common = dtype
-        elif dtype is not common:
+        elif dtype is not common and dtype != common:
             dtypes = ", ".join(
                 f"{key} {np.asarray(item).dtype}" for key, item in arrays.items() if item is not None
             )
             raise TypeError(f"{function}: all arrays must have one dtype, got {dtypes}")
-        result.append(_plain(array, dtype))
+        result.append(array)
     assert common is not None
-    return common, result
+    if is_narrow(common):
+        raise NarrowArrays(common)
+    return common, [None if array is None else _plain(array, common) for array in result]
+
+
+def ordered_array(function: str, name: str, value: Any) -> tuple[np.dtype, np.ndarray]:
+    """As `real_arrays`, for one array that may be of integers, too."""
+    array = value if type(value) is np.ndarray else _array(function, name, value)
+    if array.dtype.kind in "iu":
+        dtype = array.dtype.newbyteorder("=")
+        return dtype, _plain(array, dtype)
+    if array.dtype.kind == "b":
+        raise TypeError(
+            f"{function}: {name} must have dtype float32, float64 or an integer dtype, got bool; "
+            f"convert it, as with {name}.astype(numpy.uint8)"
+        )
+    dtype, (array,) = real_arrays(function, **{name: array})
+    return dtype, array
 
 
 def index_array(function: str, name: str, value: Any) -> np.ndarray:
@@ -133,6 +154,9 @@ class Output:
         dtype: np.dtype,
         inputs: tuple[np.ndarray | None, ...],
     ) -> None:
+        stored = dtype
+        if isinstance(out, NarrowOut):
+            out, stored = out.array, out.dtype
         self._out = out
         self._indirect = False
         if out is None:
@@ -140,14 +164,14 @@ class Output:
             return
         if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
             raise TypeError(f"{function}: out must be a numpy.ndarray, got {type(out).__name__}")
-        if out.dtype != dtype or not out.dtype.isnative:
-            raise TypeError(f"{function}: out must have dtype {dtype}, as x has, got {out.dtype}")
+        if out.dtype != stored or not out.dtype.isnative:
+            raise TypeError(f"{function}: out must have dtype {stored}, as x has, got {out.dtype}")
         check_shape(function, "out", out, shape)
         if not out.flags.writeable:
             raise ValueError(f"{function}: out is read-only")
         usable = out.flags.c_contiguous and out.flags.aligned
         overlaps = any(np.may_share_memory(out, array) for array in inputs if array is not None)
-        self._indirect = overlaps or not usable
+        self._indirect = overlaps or not usable or stored != dtype
         self.array = np.empty(shape, dtype) if self._indirect else np.asarray(out)
 
     def finish(self) -> np.ndarray:

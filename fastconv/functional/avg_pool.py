@@ -10,6 +10,7 @@ import numpy as np
 from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import Output, check_shape, lift_like_x, real_arrays
+from fastconv.functional.narrow import widens
 
 __all__ = [
     "avg_pool1d",
@@ -203,6 +204,7 @@ def _divisor(function: str, divisor_override: Any) -> int:
     return windows.positive(function, "divisor_override", divisor_override)
 
 
+@widens
 def _forward(
     function: str,
     rank: int,
@@ -229,6 +231,7 @@ def _forward(
     return result.finish()
 
 
+@widens
 def _backward(
     function: str,
     rank: int,

@@ -15,6 +15,7 @@ from fastconv.algorithms.bias_gradient import bias_gradient
 from fastconv.arguments import Ints, Padding, check_choice
 from fastconv.functional import bound, run
 from fastconv.functional.arrays import Output, check_shape, real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.functional.packed_weight import PackedWeight
 from fastconv.functional.padding import Border
 
@@ -188,6 +189,28 @@ def _forward(
         )
         if y is not None:
             return y
+    args = (stride, padding, dilation, groups, padding_mode, activation, layout, algorithm, out)
+    return _checked_forward(function, rank, x, weight, bias, *args)
+
+
+@widens
+def _checked_forward(
+    function: str,
+    rank: int,
+    x: np.ndarray,
+    weight: np.ndarray | PackedWeight,
+    bias: np.ndarray | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    padding_mode: Any,
+    activation: Any,
+    layout: str,
+    algorithm: str,
+    out: np.ndarray | None,
+) -> np.ndarray:
+    """The way of whatever is not plain, has not been seen before, or is wrong."""
     check_choice(function, "activation", activation, (None, "relu"))
     packed = weight if isinstance(weight, PackedWeight) else None
     dtype, (x, plain, bias) = real_arrays(function, x=x, weight=weight, bias=bias)
@@ -290,6 +313,7 @@ def conv3d_backward(
     return _backward("conv3d_backward", 3, grad_output, x, weight, *args)
 
 
+@widens
 def _backward(
     function: str,
     rank: int,

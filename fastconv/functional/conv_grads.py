@@ -10,6 +10,7 @@ import numpy as np
 from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import run
 from fastconv.functional.arrays import check_shape, real_arrays
+from fastconv.functional.narrow import widens
 
 __all__ = [
     "conv1d_input_grad",
@@ -96,6 +97,7 @@ def conv3d_input_grad(
     return _input_grad_of("conv3d_input_grad", 3, grad_output, weight, input_shape, *args)
 
 
+@widens
 def _input_grad_of(
     function: str,
     rank: int,
@@ -192,6 +194,7 @@ def conv3d_weight_grad(
     return _weight_grad_of("conv3d_weight_grad", 3, grad_output, x, weight_shape, *args)
 
 
+@widens
 def _weight_grad_of(
     function: str,
     rank: int,

@@ -12,6 +12,7 @@ from fastconv.arguments import Ints, Padding, canonical
 from fastconv.functional import run
 from fastconv.functional.arrays import check_shape, real_arrays
 from fastconv.functional.conv import ConvGrads
+from fastconv.functional.narrow import widens
 from fastconv.shapes import ConvShape, conv_transpose_shape, drop, join_shape
 
 __all__ = [
@@ -196,6 +197,7 @@ def conv_transpose3d_backward(
     return _backward("conv_transpose3d_backward", 3, grad_output, x, weight, *args)
 
 
+@widens
 def _forward(
     function: str,
     rank: int,
@@ -221,6 +223,7 @@ def _forward(
     return y
 
 
+@widens
 def _backward(
     function: str,
     rank: int,

@@ -10,6 +10,7 @@ from fastconv.algorithms.lowering import Block, gather, scatter
 from fastconv.arguments import Ints, Padding, canonical, check_size, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.shapes import PoolShape, join_shape
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 
+@widens
 def im2col(
     x: np.ndarray,
     kernel_size: Ints,
@@ -72,6 +74,7 @@ def im2col(
     return columns
 
 
+@widens
 def col2im(
     cols: np.ndarray,
     output_size: Ints,

@@ -11,6 +11,7 @@ from fastconv.algorithms import PoolAlgorithm, pooling
 from fastconv.arguments import Ints, Padding
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.shapes import PoolShape
 
 __all__ = [
@@ -205,6 +206,7 @@ def _pool(x: np.ndarray, y: np.ndarray, shape: PoolShape, norm: float, chosen: P
     return indices
 
 
+@widens
 def _forward(
     function: str, rank: int, x: np.ndarray, norm_type: Any, facts: tuple[Any, ...], algorithm: str
 ) -> np.ndarray:
@@ -219,6 +221,7 @@ def _forward(
     return y
 
 
+@widens
 def _backward(
     function: str,
     rank: int,

@@ -16,8 +16,10 @@ from fastconv.functional.arrays import (
     check_shape,
     index_array,
     lift_like_x,
+    ordered_array,
     real_arrays,
 )
+from fastconv.functional.narrow import widens
 from fastconv.shapes import array_shape, lift
 
 __all__ = [
@@ -195,6 +197,7 @@ def max_pool3d_backward(
     return _backward("max_pool3d_backward", 3, grad_output, indices, input_shape, layout)
 
 
+@widens
 def _forward(
     function: str,
     rank: int,
@@ -209,7 +212,7 @@ def _forward(
     algorithm: str,
     out: np.ndarray | None,
 ) -> Any:
-    dtype, (x,) = real_arrays(function, x=x)
+    dtype, x = ordered_array(function, "x", x)
     facts = (kernel_size, stride, padding, dilation, ceil_mode, layout)
     shape = windows.geometry(function, rank, x.shape, *facts)
     chosen = windows.find_algorithm(function, algorithm)
@@ -225,6 +228,7 @@ def _forward(
     return result.finish() if indices is None else (result.finish(), indices)
 
 
+@widens
 def _backward(
     function: str,
     rank: int,

@@ -19,6 +19,7 @@ from fastconv.arguments import (
     unpool_output,
 )
 from fastconv.functional.arrays import check_indices, check_shape, index_array, lift_like_x, real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.shapes import array_shape, join_shape
 
 __all__ = [
@@ -194,6 +195,7 @@ def _y_shape(function: str, rank: int, x_shape: tuple[int, ...], facts: tuple[An
     return shape
 
 
+@widens
 def _forward(
     function: str, rank: int, x: np.ndarray, indices: np.ndarray, facts: tuple[Any, ...]
 ) -> np.ndarray:
@@ -207,6 +209,7 @@ def _forward(
     return y
 
 
+@widens
 def _backward(
     function: str, rank: int, grad_output: np.ndarray, indices: np.ndarray, layout: str
 ) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy as shallow_copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,8 @@ class PackedWeight:
         self.array.flags.writeable = False
         self.shape, self.ndim, self.dtype = weight.shape, weight.ndim, weight.dtype
         self.algorithm = algorithm.name
+        #: of a weight of 16 bits the one of float32 that is computed with
+        self.wide: PackedWeight | None = None
         self.form: Form | None = None
         self.packed = np.empty(0, np.uint8)
         if packing is not None:
@@ -68,9 +71,17 @@ class PackedWeight:
             self.packed = memory[start : start + packing.size]
             packing.pack(self.array, address_of(self.packed))
 
+    def narrow(self, dtype: np.dtype) -> PackedWeight:
+        """The same for x of 16 bits."""
+        narrow = shallow_copy(self)
+        narrow.array, narrow.dtype, narrow.wide = self.array.astype(dtype), dtype, self
+        narrow.array.flags.writeable = False
+        return narrow
+
     @property
     def nbytes(self) -> int:
-        return self.array.nbytes + self.packed.nbytes
+        wide = 0 if self.wide is None else self.wide.array.nbytes
+        return self.array.nbytes + self.packed.nbytes + wide
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if dtype is None or np.dtype(dtype) == self.dtype:

@@ -10,6 +10,7 @@ import numpy as np
 from fastconv.algorithms import OPERATIONS
 from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import run
+from fastconv.functional.narrow import is_narrow
 from fastconv.plan import Plan, make_plan
 from fastconv.precision import get_float32_precision
 from fastconv.threads import get_num_threads
@@ -40,6 +41,7 @@ def explain(
     stride, padding, dilation, groups, layout
         As in `conv2d`.
     dtype : float32 or float64
+        float16 and bfloat16 are computed as float32.
     op : "forward", "input_grad" or "weight_grad"
 
     Returns
@@ -65,6 +67,8 @@ def explain(
         real = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"explain: dtype must be float32 or float64, got {dtype!r:.60}") from None
+    if is_narrow(real):
+        real = np.dtype(np.float32)
     if real not in (np.float32, np.float64):
         raise TypeError(f"explain: dtype must be float32 or float64, got {real}")
     x = shape_argument("explain", "x_shape", x_shape)

@@ -10,6 +10,7 @@ from fastconv.algorithms.auto import Auto
 from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import run
 from fastconv.functional.arrays import real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.functional.packed_weight import PackedWeight
 from fastconv.plan import find_algorithm
 
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 
+@widens
 def prepack(
     weight: np.ndarray,
     *,

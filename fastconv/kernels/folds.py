@@ -18,11 +18,12 @@ from fastconv.kernels.simd import (
     _I32,
     Vector,
     _call,
-    _is,
+    _is_number,
     _pointer,
     _shuffle,
     _suffix,
     first_lanes,
+    greater_int,
 )
 
 _WORD = ir.IntType(64)
@@ -109,11 +110,13 @@ def choose(builder: Any, ways: list[tuple[Any, Callable[[], Any]]]) -> Any:
 # --- combining ----------------------------------------------------------------------------------
 
 
-def _sum(builder: Any, total: Any, value: Any) -> Any:
+def _sum(builder: Any, like: Vector, total: Any, value: Any) -> Any:
     return builder.fadd(total, value)
 
 
-def _larger(builder: Any, best: Any, value: Any) -> Any:
+def _larger(builder: Any, like: Vector, best: Any, value: Any) -> Any:
+    if like.kind != "real":
+        return builder.select(greater_int(builder, like, value, best), value, best)
     # x86's max gives its second operand, `best`, where either is NaN: so a NaN in `best` stays, and one in
     # `value` is put in. That it is another one keeps LLVM from merging both selections into one on a mask
     larger = builder.select(builder.fcmp_ordered(">", value, best), value, best)
@@ -121,26 +124,26 @@ def _larger(builder: Any, best: Any, value: Any) -> Any:
     return builder.select(builder.fcmp_unordered("uno", value, value), nan, larger)
 
 
-def _combiner(combine: Callable[[Any, Any, Any], Any]) -> Any:
+def _combiner(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
     @intrinsic
     def two(typingctx: Any, a: Any, b: Any) -> Any:
-        if a != b or not _is("real", a):
+        if a != b or not _is_number(a):
             return None
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return combine(builder, *args)
+            return combine(builder, a, *args)
 
         return a(a, b), codegen
 
     return two
 
 
-def _folder(combine: Callable[[Any, Any, Any], Any]) -> Any:
+def _folder(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
     @intrinsic
     def fold(
         typingctx: Any, source: Any, count: Any, step: Any, stride: Any, width: Any, neutral: Any
     ) -> Any:
-        if not _is("real", neutral):
+        if not _is_number(neutral):
             return None
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -152,7 +155,7 @@ def _folder(combine: Callable[[Any, Any, Any], Any]) -> Any:
             def folded(tap: Callable[[Any], Any]) -> Callable[[], Any]:
                 def body(values: list[Any]) -> list[Any]:
                     address = builder.add(values[0], step)
-                    return [address, combine(builder, values[1], tap(address))]
+                    return [address, combine(builder, neutral, values[1], tap(address))]
 
                 def whole() -> Any:
                     return loop(builder, builder.sub(count, number(1)), [source, tap(source)], body)[1]

@@ -7,7 +7,7 @@ record these kernels take; the strides of channels are 1.
 
 from __future__ import annotations
 
-from fastconv.jit import fields, inlined, ints, kernel
+from fastconv.jit import bits_of, fields, inlined, ints, kernel
 from fastconv.kernels import simd
 from fastconv.kernels.folds import larger
 from fastconv.kernels.pool_rows import vector_start
@@ -46,14 +46,15 @@ def largest_and_place(p, cell, place, rows_z, rows_y, columns, width, zero):
     return best, where
 
 
-@kernel(POOLING)
+@kernel(POOLING, ints=True)
 def max_channels(bits):
     """y = the largest cell of each window, the first of equals; a NaN is larger than everything."""
-    lanes, size = LANES[bits], bits // 8
+    lanes, size = LANES[bits_of(bits)], bits_of(bits) // 8
+    has_places = size >= 4  # places are as wide as cells
 
     def max_channels(params, t, tasks):
         p = fields(params, POOLING)
-        zero = simd.splat(0.0, bits)
+        zero = simd.lowest(bits)
         channels, indices = p.channels, p.indices
         units = p.images * p.out_depth * p.out_height
         for unit in range(t * units // tasks, (t + 1) * units // tasks):
@@ -70,7 +71,7 @@ def max_channels(bits):
                 for start in range(0, channels, lanes):
                     c = vector_start(start, channels, lanes)
                     cell = source + c * size
-                    if indices:
+                    if has_places and indices:
                         best, where = largest_and_place(
                             p, cell, place, rows_z, rows_y, columns, channels, zero
                         )

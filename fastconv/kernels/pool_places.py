@@ -1,12 +1,10 @@
 """Max pooling by rows of vectors that also tells where the largest cells are: see `pool_rows`.
 
 A second scratch row holds the place of each cell of the first. Places are as narrow as the cells, int32
-beside float32, and widened in the last store alone.
+beside float32, and widened in the last store alone. Ints of less than 32 bits are no place for them.
 """
 
 from __future__ import annotations
-
-from math import inf
 
 from fastconv.jit import fields, inlined, ints, kernel
 from fastconv.kernels import simd
@@ -67,14 +65,14 @@ def place_sideways(target, indices, source, places, out_width, kernel, stride, d
         put_wide(indices + ox * 8, where, out_width)
 
 
-@kernel(ROWS)
+@kernel(ROWS, ints=True)
 def max_rows_indices(bits):
     """y and indices = the first largest cell of each window and its place in the plane."""
 
     def max_rows_indices(params, t, tasks):
         p = fields(params, ROWS)
-        neutral = simd.splat(-inf, bits)
-        size = bits // 8
+        neutral = simd.lowest(bits)
+        size = simd.bytes_of(neutral)
         # the first half for cells, the other for their places
         scratch = p.scratch + t * p.task_size * size
         half = p.task_size // 2

@@ -7,9 +7,7 @@ these are combined lane by lane, in pairs.
 
 from __future__ import annotations
 
-from math import inf
-
-from fastconv.jit import fields, inlined, ints, kernel, reals
+from fastconv.jit import bits_of, fields, inlined, ints, kernel, reals
 from fastconv.kernels import simd
 from fastconv.kernels.folds import fold_largest, fold_sum, larger
 from fastconv.kernels.pool_rows import ROWS, vector_start
@@ -57,14 +55,14 @@ def find_planes(indices, source, planes, cells, largest, like):
 
 def _planes(average):
     def factory(bits):
-        size = bits // 8
+        size = bits_of(bits) // 8
 
         def planes(params, t, tasks):
             p = fields(params, ROWS)
             if average:
                 neutral, combine, fold = simd.splat(0.0, bits), simd.add, fold_sum
             else:
-                neutral, combine, fold = simd.splat(-inf, bits), larger, fold_largest
+                neutral, combine, fold = simd.lowest(bits), larger, fold_largest
             lanes = simd.lanes_of(neutral)
             scratch = p.scratch + t * p.task_size * size
             cells = p.depth * p.height * p.width
@@ -87,7 +85,7 @@ def _planes(average):
 
 
 #: y = the largest cell of each plane, and indices = where it is first, if they are wanted.
-max_planes = kernel(ROWS)(_planes(False))
+max_planes = kernel(ROWS, ints=True)(_planes(False))
 #: y = the sum over each plane divided by its divisor.
 avg_planes = kernel(ROWS)(_planes(True))
 

@@ -17,9 +17,7 @@ windows as large as a plane.
 
 from __future__ import annotations
 
-from math import inf
-
-from fastconv.jit import fields, inlined, ints, kernel, reals, record
+from fastconv.jit import bits_of, fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.folds import fold_largest, fold_sum, larger
 from fastconv.kernels.simd import put
@@ -131,14 +129,14 @@ def fold_pairs(target, source, p, rows, neutral, combine, divide, extent_x, exte
 
 def _rows(average):
     def factory(bits):
-        size = bits // 8
+        size = bits_of(bits) // 8
 
         def rows(params, t, tasks):
             p = fields(params, ROWS)
             if average:
                 neutral, combine, fold = simd.splat(0.0, bits), simd.add, fold_sum
             else:
-                neutral, combine, fold = simd.splat(-inf, bits), larger, fold_largest
+                neutral, combine, fold = simd.lowest(bits), larger, fold_largest
             scratch = p.scratch + t * p.task_size * size
             clear(scratch, p.task_size, neutral)
             blocks = (p.out_height + p.block - 1) // p.block
@@ -168,6 +166,6 @@ def _rows(average):
 
 
 #: y = the largest cell of each window; a NaN is larger than everything.
-max_rows = kernel(ROWS)(_rows(False))
+max_rows = kernel(ROWS, ints=True)(_rows(False))
 #: y = the sum over each window divided by its divisor.
 avg_rows = kernel(ROWS)(_rows(True))

@@ -55,7 +55,7 @@ def window_divisor(p, oz, oy, ox):
     return ints(p.extent_z)[oz] * ints(p.extent_y)[oy] * ints(p.extent_x)[ox]
 
 
-@kernel(POOLING)
+@kernel(POOLING, ints=True)
 def max_pool(bits):
     """y = the largest cell of each window, the first of equals; a NaN is larger than everything."""
 

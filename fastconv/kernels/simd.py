@@ -1,9 +1,9 @@
 """Vectors in compiled code: what Numba's auto-vectoriser cannot be relied on to make.
 
 A vector is a value of the LLVM type ``<lanes x real>`` or ``<lanes x int>``, as wide as the registers of
-the CPU that the code is compiled for. The ``bits`` of its elements, 32 or 64, must be a constant in the code
-that makes it; `LANES` says how many there are. Addresses are in bytes and need not be aligned.
-Int vectors have the width and the number of lanes of the real vectors beside which they keep positions.
+the CPU that the code is compiled for. The ``bits`` of its elements, 32 or 64, of ints also 8 and 16, must be
+a constant in the code that makes it; `LANES` says how many there are. Addresses are in bytes and need not be
+aligned. Int vectors that keep positions have the width and the number of lanes of those beside which they do.
 There is no version of this for NUMBA_DISABLE_JIT=1: algorithms built on it say that they need the compiler.
 """
 
@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from fastconv.jit import inlined
+from fastconv.jit import SIGNED, inlined
 
 
 def _cpu_features() -> frozenset[str]:
@@ -42,14 +42,14 @@ REGISTERS = 32 if FEATURES & {"avx512f", "neon"} else 16
 #: Whether a fused multiply-add is one instruction; LLVM's "fma" is a slow library call where not.
 HAS_FMA = bool(FEATURES & {"fma", "neon"})
 #: Elements in a vector, by their bits.
-LANES = {bits: REGISTER_BYTES * 8 // bits for bits in (32, 64)}
+LANES = {bits: REGISTER_BYTES * 8 // bits for bits in (8, 16, 32, 64)}
 
 
 # --- the types ----------------------------------------------------------------------------------
 
 
 class Vector(types.Type):
-    """A vector of reals, ints or truth values."""
+    """A vector of reals, ints ("int" with a sign, "uint" without) or truth values."""
 
     def __init__(self, kind: str, bits: int) -> None:
         self.kind, self.bits, self.lanes = kind, bits, LANES[bits]
@@ -57,7 +57,7 @@ class Vector(types.Type):
 
     @property
     def element(self) -> ir.Type:
-        if self.kind == "int":
+        if self.kind in ("int", "uint"):
             return ir.IntType(self.bits)
         if self.kind == "mask":
             return ir.IntType(1)
@@ -75,13 +75,23 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _scalar(vector: Vector) -> types.Type:
-    if vector.kind == "int":
+    if vector.kind != "real":
         return types.int64
     return types.float32 if vector.bits == 32 else types.float64
 
 
 def _is(kind: str, *arguments: Any) -> bool:
     return all(isinstance(a, Vector) and a.kind == kind for a in arguments)
+
+
+def _is_number(*arguments: Any) -> bool:
+    return all(isinstance(a, Vector) and a.kind != "mask" for a in arguments)
+
+
+def vector_of(elements: int) -> Vector:
+    """The type of vectors of what a kernel's factory was told: see `fastconv.jit.SIGNED`."""
+    mark, bits = divmod(elements, SIGNED)
+    return Vector(("real", "int", "uint")[mark], bits)
 
 
 # --- pieces of LLVM code ------------------------------------------------------------------------
@@ -91,6 +101,11 @@ _I32 = ir.IntType(32)
 
 def _pointer(builder: Any, address: Any, vector: Vector) -> Any:
     return builder.inttoptr(address, vector.llvm.as_pointer())
+
+
+def _narrow(builder: Any, value: Any, vector: Vector) -> Any:
+    """LLVM code for a scalar as an element."""
+    return value if vector.kind == "real" or vector.bits == 64 else builder.trunc(value, vector.element)
 
 
 def splat_value(builder: Any, value: Any, vector: Vector) -> Any:
@@ -364,10 +379,7 @@ def _splatter(kind: str) -> Any:
         vector = Vector(kind, bits.literal_value)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            scalar = args[0]
-            if kind == "int" and vector.bits == 32:
-                scalar = builder.trunc(scalar, _I32)
-            return splat_value(builder, scalar, vector)
+            return splat_value(builder, _narrow(builder, args[0], vector), vector)
 
         return vector(_scalar(vector), bits), codegen
 
@@ -379,14 +391,28 @@ splat = _splatter("real")
 splat_int = _splatter("int")
 
 
+@intrinsic(prefer_literal=True)
+def lowest(typingctx: Any, elements: Any) -> Any:
+    """A vector of the least value there is: of reals -inf. `elements` as a kernel's factory is told."""
+    if not _is_literal(elements):
+        return None
+    vector = vector_of(elements.literal_value)
+    least = {"real": float("-inf"), "int": -(1 << vector.bits - 1), "uint": 0}[vector.kind]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(vector.llvm, [least] * vector.lanes)
+
+    return vector(elements), codegen
+
+
 @intrinsic
 def splat_like(typingctx: Any, value: Any, like: Any) -> Any:
-    """A real vector of the type of `like` with the same value in every lane."""
-    if not _is("real", like):
+    """A vector of the type of `like` with the same value in every lane."""
+    if not _is_number(like):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return splat_value(builder, args[0], like)
+        return splat_value(builder, _narrow(builder, args[0], like), like)
 
     return like(_scalar(like), like), codegen
 
@@ -430,7 +456,7 @@ def ramp_like(typingctx: Any, start: Any, step: Any, like: Any) -> Any:
     values = [step.literal_value * lane for lane in range(vector.lanes)]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first = args[0] if vector.bits == 64 else builder.trunc(args[0], _I32)
+        first = _narrow(builder, args[0], vector)
         return builder.add(splat_value(builder, first, vector), ir.Constant(vector.llvm, values))
 
     return vector(types.int64, step, like), codegen
@@ -439,7 +465,7 @@ def ramp_like(typingctx: Any, start: Any, step: Any, like: Any) -> Any:
 def _binary(real: str, integer: str = "") -> Any:
     @intrinsic
     def operation(typingctx: Any, a: Any, b: Any) -> Any:
-        if a != b or not (_is("real", a) or (integer and _is("int", a))):
+        if a != b or not (_is("real", a) or (integer and _is_number(a))):
             return None
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -451,8 +477,8 @@ def _binary(real: str, integer: str = "") -> Any:
 
 
 add = _binary("fadd", "add")
-multiply = _binary("fmul")
-divide = _binary("fdiv")
+multiply = _binary("fmul", "mul")
+divide = _binary("fdiv", "sdiv")
 
 
 @intrinsic
@@ -469,19 +495,28 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
+def greater_int(builder: Any, vector: Vector, a: Any, b: Any) -> Any:
+    """LLVM code for where ints are greater."""
+    compare = builder.icmp_unsigned if vector.kind == "uint" else builder.icmp_signed
+    return compare(">", a, b)
+
+
 @intrinsic
 def precedes(typingctx: Any, a: Any, place_a: Any, b: Any, place_b: Any) -> Any:
     """Where (a, place_a) beats (b, place_b): the larger, NaN above all, and of equals the lower place."""
-    if a != b or not _is("real", a) or place_a != place_b or not _is("int", place_a):
+    if a != b or not _is_number(a) or place_a != place_b or not _is("int", place_a):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, place_x, y, place_y = args
+        first = builder.icmp_signed("<", place_x, place_y)
+        if a.kind != "real":
+            same = builder.icmp_signed("==", x, y)
+            return builder.or_(greater_int(builder, a, x, y), builder.and_(same, first))
         x_nan = builder.fcmp_unordered("uno", x, x)
         y_nan = builder.fcmp_unordered("uno", y, y)
         larger = builder.or_(builder.fcmp_ordered(">", x, y), builder.and_(x_nan, builder.not_(y_nan)))
         same = builder.or_(builder.fcmp_ordered("==", x, y), builder.and_(x_nan, y_nan))
-        first = builder.icmp_signed("<", place_x, place_y)
         return builder.or_(larger, builder.and_(same, first))
 
     return Vector("mask", a.bits)(a, place_a, b, place_b), codegen
@@ -490,10 +525,12 @@ def precedes(typingctx: Any, a: Any, place_a: Any, b: Any, place_b: Any) -> Any:
 @intrinsic
 def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
     """Where a is the larger, NaN above all: `precedes` for an `a` that comes behind b."""
-    if a != b or not _is("real", a):
+    if a != b or not _is_number(a):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if a.kind != "real":
+            return greater_int(builder, a, *args)
         # two comparisons: "greater or unordered" holds where b is NaN, too, and there b stays
         greater = builder.fcmp_unordered(">", *args)
         return builder.and_(greater, builder.fcmp_ordered("ord", args[1], args[1]))
@@ -504,16 +541,20 @@ def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
 @intrinsic
 def first_same(typingctx: Any, a: Any, b: Any) -> Any:
     """The first lane where a equals b or is NaN; the number of lanes where there is none."""
-    if a != b or not _is("real", a):
+    if a != b or not _is_number(a):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = builder.or_(builder.fcmp_ordered("==", *args), builder.fcmp_unordered("uno", args[0], args[0]))
+        if a.kind == "real":
+            nan = builder.fcmp_unordered("uno", args[0], args[0])
+            mask = builder.or_(builder.fcmp_ordered("==", *args), nan)
+        else:
+            mask = builder.icmp_signed("==", *args)
         small = builder.bitcast(mask, ir.IntType(a.lanes))
-        word = ir.IntType(64)
-        # a bit behind the last lane ends the count
-        bits = builder.or_(builder.zext(small, word), ir.Constant(word, 1 << a.lanes))
-        return builder.cttz(bits, ir.Constant(ir.IntType(1), 1))
+        word, wide = ir.IntType(64), ir.IntType(128)
+        # a bit behind the last lane, of which there may be 64, ends the count
+        bits = builder.or_(builder.zext(small, wide), ir.Constant(wide, 1 << a.lanes))
+        return builder.trunc(builder.cttz(bits, ir.Constant(ir.IntType(1), 1)), word)
 
     return types.int64(a, b), codegen
 
