@@ -278,10 +278,6 @@ if DISABLED:
     def ints(address: int) -> Any:
         return ctypes.cast(int(address), ctypes.POINTER(ctypes.c_int64))
 
-    def words(address: int, bits: int) -> Any:
-        kinds = {8: ctypes.c_int8, 16: ctypes.c_int16, 32: ctypes.c_int32}
-        return ctypes.cast(int(address), ctypes.POINTER(kinds[bits]))
-
 else:
 
     def _cast(target: types.Type) -> Any:
@@ -314,14 +310,6 @@ else:
         """A pointer to int64."""
         pointer = types.CPointer(types.int64)
         return pointer(types.intp), _cast(pointer)
-
-    @intrinsic(prefer_literal=True)
-    def words(typingctx: Any, address: Any, bits: Any) -> Any:
-        """A pointer to signed integers of 8, 16 or 32 bits, which must be a constant."""
-        if not isinstance(bits, types.IntegerLiteral):
-            return None
-        pointer = types.CPointer(types.Integer.from_bitwidth(bits.literal_value))
-        return pointer(types.intp, bits), _cast(pointer)
 
 
 def _data_field() -> int | None:

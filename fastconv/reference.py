@@ -359,7 +359,7 @@ def conv_integer(x, weight, x_zero_point, weight_zero_points, stride, padding, d
 
 @inlined
 def between_cells(plane, y, x):
-    """A plane at (y, x): linear between cells in both directions, zero beyond its borders; NaN at no place."""
+    """A plane at (y, x): linear between cells, zero beyond the borders, and NaN where the place is NaN."""
     if y != y or x != x:
         return np.nan
     total = 0.0

@@ -8,17 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", reason="fastconv.onnx is made for the onnx package, which is not installed")
-
-from onnx import numpy_helper
-from onnx.backend.test.loader import load_model_tests, load_node_model_tests
-from onnx.backend.test.runner import Runner
-from onnx.reference import ReferenceEvaluator
-
-from fastconv.onnx import OPS
+onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
+numpy_helper = importlib.import_module("onnx.numpy_helper")
+loader = importlib.import_module("onnx.backend.test.loader")
+Runner = importlib.import_module("onnx.backend.test.runner").Runner
+ReferenceEvaluator = importlib.import_module("onnx.reference").ReferenceEvaluator
+OPS = importlib.import_module("fastconv.onnx").OPS
 
 #: What fastconv is about: each of these operators must be its own.
 OPERATORS = {
@@ -36,7 +33,7 @@ OPERATORS = {
     "GlobalLpPool",
     "MaxUnpool",
 }
-DATA = Path(importlib.import_module("onnx.backend.test.loader").DATA_DIR)
+DATA = Path(loader.DATA_DIR)
 
 
 @pytest.fixture
@@ -75,7 +72,7 @@ def check(model: Any, inputs: Any, outputs: Any, rtol: float, atol: float, ran: 
 
 with warnings.catch_warnings():  # they are made when they are loaded, not all without one
     warnings.simplefilter("ignore")
-    NODES = [case for case in load_node_model_tests() if wanted(case.model)]
+    NODES = [case for case in loader.load_node_model_tests() if wanted(case.model)]
 
 
 def test_every_operator_has_cases() -> None:
@@ -100,7 +97,9 @@ def read(file: Path) -> Any:
 
 def converted() -> list[Any]:
     """The models that PyTorch wrote, with one of the operators."""
-    cases = load_model_tests(kind="pytorch-converted") + load_model_tests(kind="pytorch-operator")
+    cases = loader.load_model_tests(kind="pytorch-converted") + loader.load_model_tests(
+        kind="pytorch-operator"
+    )
     return sorted(
         (case for case in cases if wanted(onnx.load(Path(case.model_dir, "model.onnx")))),
         key=lambda case: str(case.name),
@@ -122,7 +121,7 @@ def test_converted(case: Any, ran: Counter[str]) -> None:
         check(model, inputs, outputs, case.rtol, case.atol, ran)
 
 
-NETWORKS = sorted(load_model_tests(kind="real"), key=lambda case: str(case.name))
+NETWORKS = sorted(loader.load_model_tests(kind="real"), key=lambda case: str(case.name))
 
 
 def test_there_are_nine_networks() -> None:

@@ -18,9 +18,9 @@ def gather(
     first_pixel: int,
     shape: ConvShape,
 ) -> None:
-    """columns (C, taps, pixels) of one image: x (C, H, W), offset (groups, taps, 2, L), mask (groups, taps, L).
+    """columns (C, taps, pixels), from `first_pixel` on, of one image x (C, H, W).
 
-    `columns` begins at `first_pixel`.
+    offset is (offset groups, taps, 2, L), mask (offset groups, taps, L).
     """
     launch(
         kernels.samples,

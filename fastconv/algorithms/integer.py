@@ -19,8 +19,8 @@ from fastconv.kernels.simd import LANES
 from fastconv.shapes import ConvShape
 from fastconv.threads import launch, task_count
 
-#: What `Kernel` goes by; integer kernels have one form.
-_ANY = np.dtype(np.float32)
+#: What sums are made in. The kernels have no other form.
+_SUMS = np.dtype(np.int32)
 
 
 def pack(weight: np.ndarray, groups: int) -> np.ndarray:
@@ -53,7 +53,9 @@ def _tables(shape: ConvShape) -> tuple[np.ndarray, np.ndarray, tuple[int, int, i
     return cells, windows, (depth, height, width)
 
 
-def conv_integer(x: np.ndarray, packed: np.ndarray, y: np.ndarray, x_zero_point: int, shape: ConvShape) -> None:
+def conv_integer(
+    x: np.ndarray, packed: np.ndarray, y: np.ndarray, x_zero_point: int, shape: ConvShape
+) -> None:
     """y (N, K, D, H, W), in int32, = conv(x - x_zero_point, weight)."""
     if DISABLED:
         plain = Im2col()
@@ -64,7 +66,7 @@ def conv_integer(x: np.ndarray, packed: np.ndarray, y: np.ndarray, x_zero_point:
     cells, windows, size = _tables(shape)
     padded = np.zeros((*x.shape[:2], *size), np.int16)
     inside = tuple(slice(a, a + n) for a, n in zip(shape.pad_before, shape.input, strict=True))
-    np.subtract(x, np.int16(x_zero_point), out=padded[(..., *inside)], dtype=np.int16)
+    np.subtract(x, np.int16(x_zero_point), out=padded[:, :, *inside], dtype=np.int16)
     panels, pairs = packed.shape[1], packed.shape[2]
     panel = VECTORS * LANES[32]
     tiles = shape.batch * shape.groups * -(-shape.pixels // panel)
@@ -76,7 +78,7 @@ def conv_integer(x: np.ndarray, packed: np.ndarray, y: np.ndarray, x_zero_point:
     task_bytes = round_up((pairs + ROWS) * panel * 4, 64)
     launch(
         kernels.conv_integer,
-        _ANY,
+        _SUMS,
         tasks,
         x=address_of(padded),
         weight=address_of(packed),
@@ -117,7 +119,7 @@ def requantize(
     planes = sums.shape[0] * channels
     launch(
         kernels.requantize,
-        _ANY,
+        _SUMS,
         task_count(sums.size, planes),
         sums=address_of(sums),
         y=address_of(y),

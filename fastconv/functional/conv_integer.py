@@ -39,9 +39,7 @@ class PackedIntegers:
         return f"PackedIntegers({self.shape}, groups {self.groups}, {self.panels.nbytes:,} bytes)"
 
 
-def prepack_integer(
-    weight: np.ndarray, weight_zero_point: Any = 0, groups: int = 1
-) -> PackedIntegers:
+def prepack_integer(weight: np.ndarray, weight_zero_point: Any = 0, groups: int = 1) -> PackedIntegers:
     """A weight packed once for many calls of `conv_integer` or `qlinear_conv`.
 
     Parameters
@@ -189,9 +187,12 @@ def qlinear_conv(
     if point.dtype not in _BYTES:
         raise TypeError(f"{function}: y_zero_point must have dtype uint8 or int8, got {point.dtype}")
     y_zero = _zero_point(function, "y_zero_point", point, point.dtype)
-    factors = _scales(function, "x_scale", x_scale, 1)
-    factors = factors * _scales(function, "weight_scale", weight_scale, shape.out_channels)
-    factors = factors / _scales(function, "y_scale", y_scale, 1)
+    ends = _scales(function, "x_scale", x_scale, 1), _scales(function, "y_scale", y_scale, 1)
+    scales = _scales(function, "weight_scale", weight_scale, shape.out_channels)
+    with np.errstate(all="ignore"):
+        factors = ends[0] * scales / ends[1]
+    if not np.isfinite(factors).all():
+        raise ValueError(f"{function}: x_scale * weight_scale / y_scale must be finite in float32")
     if bias is not None:
         bias = plain_array(function, "bias", bias)
         if bias.dtype != np.int32:
@@ -206,7 +207,13 @@ def qlinear_conv(
 
 
 def _geometry(
-    function: str, x: np.ndarray, packed: PackedIntegers, stride: Any, padding: Any, dilation: Any, groups: Any
+    function: str,
+    x: np.ndarray,
+    packed: PackedIntegers,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
 ) -> ConvShape:
     rank = len(packed.shape) - 2
     return run.geometry(function, rank, x.shape, packed.shape, stride, padding, dilation, groups, "NCHW")
@@ -250,7 +257,8 @@ def _packed(function: str, weight: Any, zero_point: Any, groups: Any) -> PackedI
         raise ValueError(f"{function}: weight must have 3 to 5 axes, got shape {weight.shape}")
     if weight.shape[0] % groups:
         raise ValueError(
-            f"{function}: the {weight.shape[0]} output channels of weight do not divide into groups = {groups}"
+            f"{function}: the {weight.shape[0]} output channels of weight do not divide into "
+            f"groups = {groups}"
         )
     return PackedIntegers(weight, _zero_points(function, zero_point, weight), groups)
 

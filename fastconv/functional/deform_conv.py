@@ -9,6 +9,7 @@ from fastconv.algorithms.im2col import BLOCK_BYTES
 from fastconv.arguments import Ints, Padding
 from fastconv.functional import run
 from fastconv.functional.arrays import check_shape, real_arrays
+from fastconv.functional.narrow import widens
 from fastconv.shapes import drop
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
 ]
 
 
+@widens
 def deform_conv2d(
     input: np.ndarray,
     offset: np.ndarray,
@@ -39,9 +41,10 @@ def deform_conv2d(
     Parameters
     ----------
     input : ndarray, (N, C, H, W) or (C, H, W)
-        float32 or float64.
+        float32 or float64, float16 or bfloat16.
     offset : ndarray, (N, offset groups * R * S * 2, P, Q)
-        For each kernel cell how far down, and how far to the right. Its shape tells the number of offset groups.
+        For each kernel cell how far down, and how far to the right. Its shape tells the number of offset
+        groups.
     weight : ndarray, (K, C // groups, R, S)
         Its shape tells the number of groups.
     bias : ndarray, (K,), optional
@@ -63,8 +66,9 @@ def deform_conv2d(
 
     Notes
     -----
-    Names and order of the arguments are those of ``torchvision.ops.deform_conv2d``. Forward only. J. Dai et al.,
-    "Deformable Convolutional Networks" (2017); X. Zhu et al., "Deformable ConvNets v2" (2019), which adds the mask.
+    Names and order of the arguments are those of ``torchvision.ops.deform_conv2d``; forward only. At a place
+    that is NaN x is NaN. J. Dai et al., "Deformable Convolutional Networks" (2017); X. Zhu et al.,
+    "Deformable ConvNets v2" (2019), which adds the mask.
 
     Examples
     --------

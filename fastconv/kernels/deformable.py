@@ -1,7 +1,7 @@
 """The matrix of a deformable convolution's windows, each cell of which is read at a place of its own.
 
-A row of `columns` is a channel and kernel cell, as for im2col; places lie between cells of the image, so that a
-number is the mean of the four around it, weighted by how near they are.
+A row of `columns` is a channel and kernel cell, as for im2col; places lie between cells of the image, so that
+a number is the mean of the four around it, weighted by how near they are.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from math import floor
 from fastconv.jit import fields, kernel, reals, record
 
 SAMPLES = record(
-    # addresses, of one image: x (C, H, W), offset (offset groups, taps, 2, L), mask (offset groups, taps, L) or
-    # 0, and columns (C, taps, pixels)
+    # addresses, of one image: x (C, H, W), offset (offset groups, taps, 2, L), mask (offset groups, taps, L)
+    # or 0, and columns (C, taps, pixels)
     "x offset mask columns "
     # sizes
     "channels height width offset_groups taps kernel_x out_width out_pixels "

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastconv.jit import fields, ints, kernel, reals, record, words
+from fastconv.jit import SIGNED, fields, ints, kernel, reals, record
 from fastconv.kernels.microkernel import ROWS, VECTORS, Tile
 from fastconv.kernels.simd import FEATURES, LANES, Vector, _call
 
@@ -46,6 +46,9 @@ def _pair_instruction() -> str | None:
 
 
 _PAIRS = _pair_instruction()
+
+#: What `reals` calls these.
+INT8, INT16, INT32 = SIGNED + 8, SIGNED + 16, SIGNED + 32
 
 CONV_INTEGER = record(
     # addresses: x in 16 bits between zeros, the packed weight, y in 32 bits, a task's scratch and its size
@@ -74,7 +77,9 @@ class _PairTile(Tile):
         builder, lanes = self.builder, self.like.lanes
         halves = ir.VectorType(ir.IntType(16), 2 * lanes)
         pair = [builder.bitcast(value, halves) for value in (a, b)]
-        if _PAIRS is not None:  # with the sum in one instruction on CPUs that have that (VNNI), LLVM sees to it
+        if (
+            _PAIRS is not None
+        ):  # with the sum in one instruction on CPUs that have that (VNNI), LLVM sees to it
             return builder.add(c, _call(builder, _PAIRS, self.like.llvm, pair))
         total = None
         for first in (0, 1):
@@ -120,7 +125,7 @@ def multiply_pairs(typingctx: Any, a: Any, b: Any, pairs: Any, c: Any, c_row: An
     return types.void(*[types.int64] * 5, vectors), codegen
 
 
-@kernel(CONV_INTEGER)
+@kernel(CONV_INTEGER, ints=True)
 def conv_integer(bits):
     """y = conv(x, weight). A unit is a tile of pixels of one image, one group and a part of its panels."""
     panel = VECTORS * LANES[32]
@@ -128,12 +133,12 @@ def conv_integer(bits):
 
     def conv_integer(params, t, tasks):
         p = fields(params, CONV_INTEGER)
-        x, y = words(p.x, 16), words(p.y, 32)
+        x, y = reals(p.x, INT16), reals(p.y, INT32)
         cells, windows = ints(p.cells), ints(p.windows)
         b = p.scratch + t * p.scratch_bytes
-        packed = words(b, 16)
+        packed = reals(b, INT16)
         spare = b + p.pairs * panel * 4
-        sums = words(spare, 32)
+        sums = reals(spare, INT32)
         tiles = (p.pixels + panel - 1) // panel
         units = p.parts * p.images * p.groups * tiles
         for unit in range(t * units // tasks, (t + 1) * units // tasks):
@@ -172,13 +177,13 @@ def conv_integer(bits):
     return conv_integer
 
 
-@kernel(REQUANTIZE)
+@kernel(REQUANTIZE, ints=True)
 def requantize(bits):
     """y = (sums + bias) * factor, rounded half to even, plus the zero point, saturated. A unit is a plane."""
 
     def requantize(params, t, tasks):
         p = fields(params, REQUANTIZE)
-        sums, y = words(p.sums, 32), words(p.y, 8)
+        sums, y = reals(p.sums, INT32), reals(p.y, INT8)
         biases, factors = ints(p.biases), reals(p.factors, 64)
         low, high = float(p.lowest - p.zero_point), float(p.highest - p.zero_point)
         for plane in range(t * p.planes // tasks, (t + 1) * p.planes // tasks):

@@ -1,15 +1,15 @@
 """ONNX models by fastconv: operators for the reference evaluator of the ``onnx`` package.
 
-    >>> import numpy as np, onnx.parser
-    >>> from onnx.reference import ReferenceEvaluator
-    >>> import fastconv.onnx
-    >>> model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["" : 17]>
-    ...     net (float[N, 3, H, W] x, float[8, 3, 3, 3] weight) => (float[N, 8, H, W] y)
-    ...     { y = Conv <pads = [1, 1, 1, 1]> (x, weight) }''')
-    >>> evaluator = ReferenceEvaluator(model, new_ops=fastconv.onnx.OPS)
-    >>> x, weight = np.ones((2, 3, 16, 16), np.float32), np.ones((8, 3, 3, 3), np.float32)
-    >>> evaluator.run(None, {"x": x, "weight": weight})[0].shape
-    (2, 8, 16, 16)
+>>> import numpy as np, onnx.parser
+>>> from onnx.reference import ReferenceEvaluator
+>>> import fastconv.onnx
+>>> model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["" : 17]>
+...     net (float[N, 3, H, W] x, float[8, 3, 3, 3] weight) => (float[N, 8, H, W] y)
+...     { y = Conv <pads = [1, 1, 1, 1]> (x, weight) }''')
+>>> evaluator = ReferenceEvaluator(model, new_ops=fastconv.onnx.OPS)
+>>> x, weight = np.ones((2, 3, 16, 16), np.float32), np.ones((8, 3, 3, 3), np.float32)
+>>> evaluator.run(None, {"x": x, "weight": weight})[0].shape
+(2, 8, 16, 16)
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What stands around convolutions in networks, and would else take longer than they: as ONNX defines it.
 
 Only what is plain is computed here, by the kernels of `fastconv.nn` or by NumPy; the rest is left to the
-evaluator's own operators. Three of those compute something else than the standard says, for models of old opsets:
-Softmax before 13, which flattens x to two axes, BatchNormalization of 9 to 13, whose means and variances are not
-those of x unless it has more outputs than one, and LRN of more channels than images.
+evaluator's own operators. Three of those, in onnx 1.23, compute something else than the standard says:
+Softmax before opset 13, which flattens x to two axes; BatchNormalization of opsets 9 to 13, whose means and
+variances are not those of x unless it has more outputs than one; and LRN, of more channels than there are
+images.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ class BatchNormalization(Operator):
         if trains or not spatial or x.ndim < 2 or x.dtype not in _REALS or not one_dtype:
             return self.plain(x, *arrays)
         planes = np.ascontiguousarray(x).reshape(*x.shape[:2], -1, 1)
-        arrays = tuple(map(np.ascontiguousarray, arrays))
-        if normalization.plain(planes, *arrays):
+        scale, bias, mean, var = map(np.ascontiguousarray, arrays)
+        if normalization.plain(planes, scale, bias, mean, var):
             facts = {"known": True, "relu": False}
-            y = normalization.batch_norm(planes, arrays[2], arrays[3], arrays[0], arrays[1], float(epsilon), **facts)
+            y = normalization.batch_norm(planes, mean, var, scale, bias, float(epsilon), **facts)
             return (y.reshape(x.shape),)
-        scale, bias, mean, var = (array.reshape(-1, *(1,) * (x.ndim - 2)) for array in arrays)
-        return (((x - mean) / np.sqrt(var + x.dtype.type(epsilon)) * scale + bias).astype(x.dtype),)
+        factor = scale / np.sqrt(var + x.dtype.type(epsilon))
+        ones = (1,) * (x.ndim - 2)
+        return ((x - mean.reshape(-1, *ones)) * factor.reshape(-1, *ones) + bias.reshape(-1, *ones),)
 
 
 class LRN(Operator):
@@ -99,7 +101,7 @@ class Softmax(Operator):
 
 
 class ConstantOfShape(Operator):
-    """A constant, made when its shape first comes and then kept, so that a weight made by it is packed once."""
+    """A constant, made when its shape first comes, then kept: so a weight made by it is packed once."""
 
     _kept: np.ndarray | None = None
 

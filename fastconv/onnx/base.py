@@ -11,13 +11,14 @@ import onnx
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import load_op
 
+from fastconv import functional
 from fastconv.arguments import Padding
 
 #: ONNX's names of padding in fastconv's.
 _AUTO_PADS: dict[str, str] = {"VALID": "valid", "SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
 
 
-class Operator(OpRun):  # type: ignore[misc]
+class Operator(OpRun):
     """An operator whose attributes, and their defaults, are those of the model's opset.
 
     What a class does not compute itself it leaves to the evaluator's own, `plain`.
@@ -39,11 +40,9 @@ class Operator(OpRun):  # type: ignore[misc]
 
 def by_rank(function: str, rank: int) -> Any:
     """The function of that name for `rank` spatial axes."""
-    import fastconv
-
     if not 1 <= rank <= 3:
         raise ValueError(f"fastconv.onnx: {function} has 1 to 3 spatial axes, not {rank}")
-    return getattr(fastconv, function.format(rank))
+    return getattr(functional, function.format(rank))
 
 
 def padding(auto_pad: str | None, pads: Sequence[int] | None, rank: int) -> Padding:
@@ -84,8 +83,8 @@ def is_frozen(array: np.ndarray) -> bool:
 class Kept:
     """What was made of some arrays, for as long as the same ones come.
 
-    Arrays that cannot change are known by who they are. Others are compared with copies; and nothing is made of
-    them when they come the first time, for they may be results of the graph, and others in every run.
+    Arrays that cannot change are known by who they are. Others are compared with copies; and nothing is made
+    of them when they come the first time, for they may be results of the graph, and others in every run.
     """
 
     def __init__(self) -> None:

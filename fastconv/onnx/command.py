@@ -1,8 +1,8 @@
 """``python -m fastconv onnx MODEL.onnx``: run a model, and see which nodes take how long.
 
-The model runs by the plain reference evaluator and by fastconv's operators; the table has both times of each kind
-of node, with ``--nodes`` of each node, and below it how far the results are apart. Inputs that are not given are
-random, drawn with a fixed seed.
+The model runs by the plain reference evaluator and by fastconv's operators; the table has both times of each
+kind of node, with ``--nodes`` of each node, and below it how far the results are apart. Inputs that are not
+given are random, drawn with a fixed seed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]X.npy",
         help="arrays for the inputs, in the model's order or by name; the others are random",
     )
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs, of which the fastest counts (default: 3)")
+    parser.add_argument(
+        "--runs", type=int, default=3, metavar="N", help="runs, of which the fastest counts (default: 3)"
+    )
     parser.add_argument("--nodes", action="store_true", help="a line for each node, too")
-    parser.add_argument("--no-plain", action="store_true", help="fastconv alone: the plain evaluator may take minutes")
-    parser.add_argument("--save", type=Path, metavar="Y.npz", help="write the results to a file, by their names")
+    parser.add_argument(
+        "--no-plain", action="store_true", help="fastconv alone: the plain evaluator may take minutes"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="Y.npz", help="write the results to a file, by their names"
+    )
 
 
 def run(arguments: argparse.Namespace, prog: str) -> int:
@@ -49,7 +55,9 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
-    except Exception as error:  # protobuf's own, of a file that is no model; what it is called depends on its version
+    except (
+        Exception
+    ) as error:  # protobuf's own, of a file that is no model; what it is called depends on its version
         if "DecodeError" not in type(error).__name__:
             raise
         print(f"{prog}: {arguments.model} is no ONNX model: {error}", file=sys.stderr)
@@ -58,7 +66,7 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     plain = None if arguments.no_plain else timed(ReferenceEvaluator(model), feeds, arguments.runs)
     print("\n".join(report(mine, plain, arguments.nodes)))
     if arguments.save:
-        np.savez(arguments.save, **dict(mine.results))
+        np.savez(arguments.save, **dict(mine.results))  # type: ignore[arg-type]
     return 0
 
 
@@ -75,7 +83,9 @@ def inputs(model: Any, files: Iterable[str], seed: int = 0) -> dict[str, np.ndar
         if not has_name:
             left = [name for name in wanted if name not in feeds]
             if not left:
-                raise ValueError(f"{file}: the model has no more than {len(wanted)} inputs: {', '.join(wanted)}")
+                raise ValueError(
+                    f"{file}: the model has no more than {len(wanted)} inputs: {', '.join(wanted)}"
+                )
             name = left[0]
         if name not in wanted:
             raise ValueError(f"{file}: the model has no input {name!r}, but {', '.join(wanted)}")
@@ -118,7 +128,7 @@ def timed(evaluator: ReferenceEvaluator, feeds: dict[str, np.ndarray], runs: int
     best: Times | None = None
     for _ in range(runs):
         start = time.perf_counter()
-        results = evaluator.run(None, feeds)
+        results: Any = evaluator.run(None, feeds)
         total = time.perf_counter() - start
         if best is None or total < best.total:
             names = [(node.op_type, node.onnx_node.name or node.output[0]) for node in evaluator.rt_nodes_]
@@ -157,7 +167,9 @@ def report(mine: Times, plain: Times | None, each_node: bool) -> list[str]:
     rows.append(_row("all", mine.total, plain.total if plain else None))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]
     if plain:
@@ -196,4 +208,5 @@ def _agreement(name: str, mine: Any, plain: Any) -> str:
     if mine.dtype == plain.dtype and np.array_equal(mine, plain, equal_nan=mine.dtype.kind == "f"):
         return facts + "equal to the plain evaluator's"
     gap = np.abs(mine.astype(np.float64) - plain)
-    return facts + f"differs from the plain evaluator's by {gap.max():.3g} at most, which has up to {abs(plain).max():.3g}"
+    apart = f"by {gap.max():.3g} at most, which has up to {abs(plain).max():.3g}"
+    return f"{facts}differs from the plain evaluator's {apart}"

@@ -43,11 +43,7 @@ class Conv(Operator):
             "groups": group,
         }
         conv = by_rank("conv{}d", rank)
-        packed = None
-        if weight.dtype in (np.float32, np.float64):
-            packed = self._packed.get(
-                [weight], x.shape[1:], lambda: prepack(weight, x_shape=x.shape, **facts)
-            )
+        packed = self._packed.get([weight], x.shape[1:], lambda: prepack(weight, x_shape=x.shape, **facts))
         return (conv(x, weight if packed is None else packed, bias, **facts),)
 
 
@@ -85,7 +81,10 @@ class ConvTranspose(Operator):
         if all(r < max(s, d) for r, s, d in zip(rest, stride, dilation, strict=True)):
             return (conv(x, weight, bias, stride, pairs, rest, group, dilation),)
         # beyond what the kernel reaches there is but the bias
-        y = np.pad(conv(x, weight, None, stride, pairs, 0, group, dilation), [(0, 0), (0, 0), *((0, r) for r in rest)])
+        y = np.pad(
+            conv(x, weight, None, stride, pairs, 0, group, dilation),
+            [(0, 0), (0, 0), *((0, r) for r in rest)],
+        )
         if bias is not None:
             y += bias.reshape(-1, *(1,) * rank)
         return (y,)
@@ -207,7 +206,9 @@ class DeformConv(Operator):
         strides: Ints = None,
     ) -> Results:
         _check_kernel(kernel_shape, weight)
-        if weight.shape[1] * group != x.shape[1] or offset.shape[1] != offset_group * 2 * prod(weight.shape[2:]):
+        if weight.shape[1] * group != x.shape[1] or offset.shape[1] != offset_group * 2 * prod(
+            weight.shape[2:]
+        ):
             raise ValueError(
                 f"DeformConv: X {x.shape}, W {weight.shape} and offset {offset.shape} do not fit together "
                 f"with group = {group} and offset_group = {offset_group}"
@@ -235,4 +236,6 @@ class Col2Im(Operator):
 
 def _check_kernel(kernel_shape: Ints, weight: np.ndarray) -> None:
     if kernel_shape and tuple(kernel_shape) != weight.shape[2:]:
-        raise ValueError(f"kernel_shape = {list(kernel_shape)} is not that of W, which has shape {weight.shape}")
+        raise ValueError(
+            f"kernel_shape = {list(kernel_shape)} is not that of W, which has shape {weight.shape}"
+        )
