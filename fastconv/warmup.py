@@ -55,6 +55,12 @@ def _max_pool(dtype: np.dtype) -> None:
     F.max_pool2d_backward(y, indices, x.shape)
 
 
+def _max_unpool(dtype: np.dtype) -> None:
+    x = np.ones((1, 2, 3, 3), dtype)
+    indices = np.zeros(x.shape, np.int64)
+    F.max_unpool2d_backward(F.max_unpool2d(x, indices, 2), indices)
+
+
 def _avg_pool(dtype: np.dtype) -> None:
     x = np.ones((1, 2, 6, 6), dtype)
     F.avg_pool2d_backward(F.avg_pool2d(x, 2), x.shape, 2)
@@ -87,6 +93,7 @@ def _training(dtype: np.dtype) -> None:
 _OPS: dict[str, Callable[[np.dtype], None]] = {
     "conv": _conv,
     "max_pool": _max_pool,
+    "max_unpool": _max_unpool,
     "avg_pool": _avg_pool,
     "adaptive_pool": _adaptive_pool,
     "training": _training,
@@ -99,9 +106,11 @@ def warmup(dtypes: Iterable[str] = ("float32",), ops: Iterable[str] | None = Non
     Parameters
     ----------
     dtypes : iterable of "float32" and "float64"
+        float16 and bfloat16 are computed in float32.
     ops : iterable of str, optional
-        Of "conv", "max_pool", "avg_pool", "adaptive_pool", every rank at once, and "training", which is what
-        `fastconv.nn` needs besides; None means all.
+        Of "conv", "max_pool", "max_unpool", "avg_pool", which serves power averages, too, and
+        "adaptive_pool", every rank at once, and "training", which is what `fastconv.nn` needs besides; None
+        means all.
 
     Raises
     ------

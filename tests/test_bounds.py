@@ -25,7 +25,7 @@ import numpy as np
 import fastconv
 from fastconv.algorithms import ALGORITHMS, POOL_ALGORITHMS
 from fastconv.functional.arrays import lift_like_x, lift_weight
-from fastconv.algorithms import pooling
+from fastconv.algorithms import pool_indices
 from fastconv.functional import run, windows
 
 faulthandler.enable()
@@ -180,11 +180,39 @@ for width in range(1, 41):
                 direct.max_pool(fx, y, places, shape)
                 direct.avg_pool(fx, y, shape, True, 0)
                 direct.avg_pool_backward(fg, grad_x, shape, False, 0)
-                assert pooling.max_pool_backward(fg, places, grad_x)
+                assert pool_indices.max_pool_backward(fg, places, grad_x)
                 places[-1, -1, -1, -1, -1] = x[0, 0].size
-                assert not pooling.max_pool_backward(fg, places, grad_x)
+                assert not pool_indices.max_pool_backward(fg, places, grad_x)
                 places[-1, -1, -1, -1, -1] = -1
-                assert not pooling.max_pool_backward(fg, places, grad_x)
+                assert not pool_indices.max_pool_backward(fg, places, grad_x)
+                assert not pool_indices.max_unpool(fg, places, grad_x)
+                assert not pool_indices.max_unpool_backward(grad_x, places, fg)
+print("done")
+"""
+
+INTEGERS = """
+rng = np.random.default_rng(0)
+for number in range(80):
+    dtype = ("i1", "u2", "i4", "u8")[number % 4]
+    layout = ("NCHW", "NCHW", "NHWC")[number % 3]
+    kernel, stride = (rng.integers(1, most, 2) for most in (5, 4))
+    kernel, stride = (kernel, stride) if number % 5 else (np.array([2, 2]), np.array([2, 2]))
+    size = kernel + (rng.integers(0, 6), rng.integers(0, 200))
+    if number % 7 == 0:
+        size = kernel = kernel + 3  # whole planes
+    x = rng.integers(0, 100, (rng.integers(1, 3), rng.integers(1, 80), *size)).astype(dtype)
+    if layout == "NHWC":
+        x = x.transpose(0, 2, 3, 1).copy()
+    facts = [a.tolist() for a in (kernel, stride, rng.integers(0, kernel))]
+    shape = windows.geometry("pool", 2, x.shape, *facts, 1, bool(number & 4), layout)
+    grad = np.zeros(windows.y_shape(shape, 4), dtype)
+    for at_end in (True, False):
+        fx, y, places = (
+            lift_like_x("", "", fenced(a, at_end), 2, layout) for a in (x, grad, grad.astype("i8"))
+        )
+        POOL_ALGORITHMS["direct"].max_pool(fx, y, None, shape)
+        POOL_ALGORITHMS["direct"].max_pool(fx, y, places, shape)
+        fastconv.adaptive_max_pool2d(fenced(x, at_end), 2, layout=layout)
 print("done")
 """
 
@@ -204,6 +232,10 @@ def test_poolings_stay_in_their_arrays() -> None:
 
 def test_poolings_of_any_width_stay_in_their_arrays() -> None:
     assert python(PAGES + WIDTHS, seconds=300).strip() == "done"
+
+
+def test_poolings_of_integers_stay_in_their_arrays() -> None:
+    assert python(PAGES + INTEGERS).strip() == "done"
 
 
 def test_the_fence_holds() -> None:

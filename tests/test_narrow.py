@@ -22,17 +22,15 @@ def narrow(request: pytest.FixtureRequest) -> np.dtype[Any]:
     return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
 
 
-RNG = np.random.default_rng(0)
-
-
 def gauss(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
 
 # in two dimensions; `a` rounds an array of float32 as the test wants it
 X, WEIGHT, BIAS = gauss(2, 4, 7, 6), gauss(6, 2, 3, 3), gauss(6)
 Y, POOLED, WHOLE = gauss(2, 6, 5, 4), gauss(2, 4, 3, 3), gauss(2, 4, 1, 1)
-PLACES = RNG.integers(0, 36, POOLED.shape)
+COLUMNS = gauss(2, 8, 12)
+PLACES = np.random.default_rng(0).integers(0, 36, POOLED.shape)
 Round = Callable[[np.ndarray], np.ndarray]
 CALLS: dict[str, Callable[[Round], Any]] = {
     "conv": lambda a: fastconv.conv2d(a(X), a(WEIGHT), a(BIAS), groups=2),
@@ -53,7 +51,7 @@ CALLS: dict[str, Callable[[Round], Any]] = {
     "max_unpool": lambda a: fastconv.max_unpool2d(a(POOLED), PLACES, 2),
     "max_unpool_backward": lambda a: fastconv.max_unpool2d_backward(a(X), PLACES),
     "im2col": lambda a: fastconv.im2col(a(X), 3),
-    "col2im": lambda a: fastconv.col2im(a(gauss(2, 8, 12)), (5, 4), 2),
+    "col2im": lambda a: fastconv.col2im(a(COLUMNS), (5, 4), 2),
     "prepack": lambda a: fastconv.conv2d(
         a(X), fastconv.prepack(a(WEIGHT), x_shape=X.shape, groups=2), groups=2
     ),
@@ -66,10 +64,7 @@ def arrays(result: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_is_float32_rounded_once(name: str, narrow: np.dtype[Any]) -> None:
-    global RNG
-    RNG = np.random.default_rng(1)
     found = arrays(CALLS[name](lambda array: array.astype(narrow)))
-    RNG = np.random.default_rng(1)
     wide = arrays(CALLS[name](lambda array: array.astype(narrow).astype(np.float32)))
     assert found[0].dtype == narrow
     for array, expected in zip(found, wide, strict=True):

@@ -72,6 +72,22 @@ CASES = {
     "ConvTranspose2d NHWC": Case(
         lambda d: nn.ConvTranspose2d(3, 5, 3, 2, 1, layout="NHWC", rng=0, dtype=d), (2, 4, 3, 3)
     ),
+    "ConvTranspose1d": Case(lambda d: nn.ConvTranspose1d(2, 3, 3, 2, 1, 1, rng=0, dtype=d), (2, 2, 5)),
+    "ConvTranspose3d": Case(lambda d: nn.ConvTranspose3d(2, 3, (1, 2, 3), rng=0, dtype=d), (2, 2, 2, 3, 2)),
+    "MaxPool1d": Case(lambda d: nn.MaxPool1d(3, 2, 1), (2, 3, 9), 1e-4),
+    "MaxPool3d": Case(lambda d: nn.MaxPool3d((1, 2, 3)), (2, 2, 2, 5, 6), 1e-4),
+    "AvgPool1d": Case(lambda d: nn.AvgPool1d(3, 2, 1), (2, 3, 9)),
+    "AvgPool3d": Case(lambda d: nn.AvgPool3d(2, 1, ceil_mode=True), (2, 2, 2, 3, 4)),
+    "LPPool1d": Case(lambda d: nn.LPPool1d(2, 3, 2), (2, 3, 9), 1e-5),
+    "LPPool2d": Case(lambda d: nn.LPPool2d(2, 3, 2, True), (2, 3, 6, 7), 1e-5),
+    "LPPool2d NHWC": Case(lambda d: nn.LPPool2d(4, 2, padding=1, layout="NHWC"), (2, 4, 5, 3), 1e-5),
+    "LPPool3d": Case(lambda d: nn.LPPool3d(2, 2), (2, 2, 2, 3, 4), 1e-5),
+    "AdaptiveAvgPool1d": Case(lambda d: nn.AdaptiveAvgPool1d(3), (2, 3, 7)),
+    "AdaptiveAvgPool3d": Case(lambda d: nn.AdaptiveAvgPool3d((1, None, 2)), (2, 2, 3, 2, 5)),
+    "AdaptiveMaxPool1d": Case(lambda d: nn.AdaptiveMaxPool1d(3), (2, 3, 7), 1e-4),
+    "AdaptiveMaxPool2d": Case(lambda d: nn.AdaptiveMaxPool2d((2, None)), (2, 3, 7, 5), 1e-4),
+    "AdaptiveMaxPool2d NHWC": Case(lambda d: nn.AdaptiveMaxPool2d(2, layout="NHWC"), (2, 7, 5, 3), 1e-4),
+    "AdaptiveMaxPool3d": Case(lambda d: nn.AdaptiveMaxPool3d(2), (2, 2, 3, 2, 5), 1e-4),
     "MaxPool2d": Case(lambda d: nn.MaxPool2d(3, 2, 1), (2, 3, 7, 6), 1e-4),
     "MaxPool2d NHWC": Case(lambda d: nn.MaxPool2d(2, 1, layout="NHWC"), (2, 5, 6, 3), 1e-4),
     "AvgPool2d": Case(lambda d: nn.AvgPool2d(3, 2, 1, True, False), (2, 3, 7, 6)),
@@ -470,6 +486,8 @@ def test_x_must_have_the_dtype_of_the_parameters(layer: nn.Layer) -> None:
         (lambda: nn.ConvTranspose2d(3, 8, 3, groups=3), "ConvTranspose2d: groups must divide"),
         (lambda: nn.MaxPool2d(0), "MaxPool2d: kernel_size must be at least 1"),
         (lambda: nn.MaxPool2d(2, layout="x"), "MaxPool2d: layout must be"),
+        (lambda: nn.MaxPool1d((2, 2)), "MaxPool1d: kernel_size must be an int or 1 ints"),
+        (lambda: nn.AdaptiveMaxPool3d(2, layout="x"), "AdaptiveMaxPool3d: layout must be"),
         (lambda: nn.AdaptiveAvgPool2d(2, layout="x"), "AdaptiveAvgPool2d: layout must be"),
         (lambda: nn.Linear(3, 0), "Linear: out_features must be at least 1, got 0"),
         (lambda: nn.BatchNorm2d(0), "BatchNorm2d: num_features must be at least 1"),
@@ -644,6 +662,7 @@ def test_repr() -> None:
     assert repr(nn.Conv2d(4, 8, 3, 2, "same", groups=2, bias=False)) == (
         "Conv2d(4, 8, kernel_size=(3, 3), stride=(2, 2), padding='same', groups=2, bias=False)"
     )
+    assert repr(nn.LPPool1d(2, 3)) == "LPPool1d(kernel_size=(3,), norm_type=2)"
     assert repr(nn.MaxPool2d(3, 2, 1)) == "MaxPool2d(kernel_size=(3, 3), stride=(2, 2), padding=1)"
     assert repr(nn.Sequential(nn.Sequential(nn.ReLU()))) == (
         "Sequential(\n  0: Sequential(\n    0: ReLU()\n  )\n)"

@@ -399,60 +399,7 @@ def test_ranks_take_the_same_arguments(rank: int) -> None:
     assert names[: len(torch)] == torch
 
 
-# --- by hand: what other libraries got wrong ----------------------------------------------------
-
-
-@every_algorithm
-def test_windows_of_minus_infinity_have_an_index(name: str) -> None:
-    """The first real cell, not -1 and not a cell of the padding (pytorch#40131)."""
-    x = np.full((1, 1, 2, 3), -np.inf)
-    y, indices = fastconv.max_pool2d(x, 2, stride=1, padding=1, return_indices=True, algorithm=name)
-    assert_same(y, np.full((1, 1, 3, 4), -np.inf))
-    assert_same(indices[0, 0], np.array([[0, 0, 1, 2], [0, 0, 1, 2], [3, 3, 4, 5]]))
-
-
-@every_algorithm
-def test_the_first_nan_wins(name: str) -> None:
-    """A NaN is larger than everything, inf included, wherever it is in its window."""
-    x = np.array([[[np.inf, 1, np.nan, 2, np.nan, 5, 6, -np.inf]]])
-    y, indices = fastconv.max_pool1d(x, 4, stride=1, return_indices=True, algorithm=name)
-    assert_same(y, np.array([[[np.nan, np.nan, np.nan, np.nan, np.nan]]]))
-    assert_same(indices, np.array([[[2, 2, 2, 4, 4]]]))
-    grad_x = fastconv.max_pool1d_backward(np.ones((1, 1, 5)), indices, x.shape)
-    assert_same(grad_x, np.array([[[0, 0, 3.0, 0, 2, 0, 0, 0]]]))
-
-
-@every_algorithm
-def test_the_first_of_equals_wins(name: str) -> None:
-    """In row-major order; zeros are equal whatever their sign."""
-    x = np.array([[[[0.0, -0.0, 7, 7], [-0.0, 0.0, 7, 7], [3, 3, 1, 2], [3, 3, 2, 2]]]])
-    y, indices = fastconv.max_pool2d(x, 2, return_indices=True, algorithm=name)
-    assert_same(y[0, 0], np.array([[0.0, 7], [3, 2]]))
-    assert_same(indices[0, 0], np.array([[0, 2], [8, 11]]))
-
-
-@every_algorithm
-def test_ceil_mode_drops_a_window_in_the_padding(name: str) -> None:
-    """Windows begin at -1, 1 and 3, but x ends at 3 (pytorch#45357, onnx#5741)."""
-    x = np.array([[[1.0, 2, 3]]])
-    options = {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True, "algorithm": name}
-    assert_same(fastconv.max_pool1d(x, **options), np.array([[[1.0, 3]]]))
-    assert_same(fastconv.avg_pool1d(x, **options), np.array([[[0.5, 2.5]]]))
-
-
-@every_algorithm
-def test_divisor_ends_with_the_explicit_padding(name: str) -> None:
-    """Cells beyond it, under the last window in ceil mode, never count (onnx#5276, onnxruntime#29629)."""
-    x = np.array([[[1.0, 2, 3, 4]]])
-    options = {"kernel_size": 3, "stride": 3, "padding": 1, "ceil_mode": True, "algorithm": name}
-    # the windows are [0 1 2] and [3 4 0], nothing hangs over
-    assert_same(fastconv.avg_pool1d(x, **options), np.array([[[1, 7 / 3]]]))
-    assert_same(fastconv.avg_pool1d(x, **options, count_include_pad=False), np.array([[[1.5, 3.5]]]))
-    # [0 1 2], [3 4 5] and [6 0 .]: two cells, one of them padding
-    x = np.array([[[1.0, 2, 3, 4, 5, 6]]])
-    assert_same(fastconv.avg_pool1d(x, **options), np.array([[[1, 4, 3]]]))
-    assert_same(fastconv.avg_pool1d(x, **options, count_include_pad=False), np.array([[[1.5, 4, 6]]]))
-    assert_same(fastconv.avg_pool1d(x, **options, divisor_override=2), np.array([[[1.5, 6, 3]]]))
+# --- by hand; see also test_edge_cases.py -------------------------------------------------------
 
 
 @every_algorithm
@@ -466,16 +413,6 @@ def test_average_does_not_lose_small_numbers(name: str) -> None:
     # the reference adds up in float64, "direct" by columns, "im2col" in any order
     roundings = {"naive": 0, "direct": 64, "auto": 64, "im2col": 2**10}
     assert_within(y, expected, expected, roundings[name])
-
-
-@every_algorithm
-def test_gradients_add_up_where_windows_overlap(name: str) -> None:
-    x = np.array([[[0.0, 9, 0, 8, 0]]])
-    _, indices = fastconv.max_pool1d(x, 3, stride=1, return_indices=True, algorithm=name)
-    grad_x = fastconv.max_pool1d_backward(np.array([[[1.0, 10, 100]]]), indices, x.shape)
-    assert_same(grad_x, np.array([[[0.0, 11, 0, 100, 0]]]))
-    grad_x = fastconv.avg_pool1d_backward(np.array([[[3.0, 30, 300]]]), x.shape, 3, stride=1, algorithm=name)
-    assert_same(grad_x, np.array([[[1.0, 11, 111, 110, 100]]]))
 
 
 # --- adaptive pooling ---------------------------------------------------------------------------
@@ -544,16 +481,6 @@ def test_adaptive_avg_pool(drawn: tuple[Pool, Any]) -> None:
     assert_within(grad_x, expected, scale, prod(size))
 
 
-def test_adaptive_windows_are_integers() -> None:
-    """floor and ceil of exact quotients: floats may come out just above or below (pytorch#81409)."""
-    for size, parts in [(7, 3), (10, 7), (49, 49), (100, 7), (113, 57), (1, 5)]:
-        x = np.arange(float(size)).reshape(1, 1, size)
-        y = fastconv.adaptive_max_pool1d(x, parts)
-        assert_same(y[0, 0], np.array([-(-(o + 1) * size // parts) - 1.0 for o in range(parts)]))
-        low = -fastconv.adaptive_max_pool1d(-x, parts)
-        assert_same(low[0, 0], np.array([float(o * size // parts) for o in range(parts)]))
-
-
 def test_adaptive_is_plain_pooling_where_parts_are_even() -> None:
     x = np.random.default_rng(0).integers(-9, 9, (2, 3, 12, 8)).astype(np.float64)
     assert_same(fastconv.adaptive_avg_pool2d(x, (3, 4)), fastconv.avg_pool2d(x, (4, 2)))
@@ -569,21 +496,3 @@ def test_adaptive_in_any_memory(memory: str) -> None:
     for run in (fastconv.adaptive_avg_pool2d, fastconv.adaptive_max_pool2d):
         assert_same_bits(run(MEMORY[memory](x), (2, 3)), run(x, (2, 3)))
         assert_same_bits(run(MEMORY[memory](last), (2, 3), layout="NHWC"), run(last, (2, 3), layout="NHWC"))
-
-
-@pytest.mark.parametrize(
-    ("index", "dtype", "found"),
-    [
-        (42, np.int64, "positions in the input plane, 0 to 41, .*42"),
-        (-1, np.int64, "0 to 41, got values from -1 to 0"),
-        (-1, np.int8, "values from -1"),
-        (2**64 - 1, np.uint64, "to 18446744073709551615"),
-        (2 * 3 * 42 - 1, np.int64, "0 to 41"),
-    ],
-)
-def test_index_beyond_the_plane(index: int, dtype: type, found: str) -> None:
-    """Once an out-of-bounds read (pytorch#194803). The one kind of wrong input that a kernel itself finds."""
-    indices = np.zeros((2, 3, 3, 3), dtype)
-    indices[1, 2, 0, 1] = index
-    with pytest.raises(ValueError, match=f"^max_pool2d_backward: .*{found}"):
-        fastconv.max_pool2d_backward(np.ones((2, 3, 3, 3), np.float32), indices, (2, 3, 6, 7))

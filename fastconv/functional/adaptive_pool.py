@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import pooling
+from fastconv.algorithms.pool_axes import adaptive_windows
 from fastconv.arguments import adaptive_output, canonical, check_layout, check_size, shape_argument
 from fastconv.functional.arrays import check_shape, lift_like_x, ordered_array, real_arrays
 from fastconv.functional.narrow import widens
@@ -133,7 +134,7 @@ def adaptive_max_pool2d(
     Parameters
     ----------
     x, output_size, layout
-        As in `adaptive_avg_pool2d`.
+        As in `adaptive_avg_pool2d`; x may also be of integers.
     return_indices : bool
         Whether to return where the largest cells are. The gradient is `max_pool2d_backward`.
 
@@ -183,7 +184,7 @@ def _avg(function: str, rank: int, x: np.ndarray, output_size: Any, layout: str)
         pooling.avg_pool(
             lift_like_x(function, "x", x, rank, layout),
             lift_like_x(function, "y", y, rank, layout),
-            pooling.adaptive_windows(lift(facts.spatial), lift(size)),
+            adaptive_windows(lift(facts.spatial), lift(size)),
         )
     return y
 
@@ -204,7 +205,7 @@ def _avg_backward(
         pooling.avg_pool_backward(
             lift_like_x(function, "grad_output", grad_output, rank, layout),
             lift_like_x(function, "grad_x", grad_x, rank, layout),
-            pooling.adaptive_windows(lift(facts.spatial), lift(size)),
+            adaptive_windows(lift(facts.spatial), lift(size)),
         )
     return grad_x
 
@@ -220,6 +221,6 @@ def _max(function: str, rank: int, x: np.ndarray, output_size: Any, return_indic
             lift_like_x(function, "x", x, rank, layout),
             lift_like_x(function, "y", y, rank, layout),
             None if indices is None else lift_like_x(function, "indices", indices, rank, layout),
-            pooling.adaptive_windows(lift(facts.spatial), lift(size)),
+            adaptive_windows(lift(facts.spatial), lift(size)),
         )
     return y if indices is None else (y, indices)

@@ -91,7 +91,8 @@ def conv2d(
     Parameters
     ----------
     x : ndarray, (N, C, H, W), or (C, H, W) for one image
-        float32 or float64, any memory order. With ``layout="NHWC"``: (N, H, W, C).
+        float32 or float64, any memory order. With ``layout="NHWC"``: (N, H, W, C). Arrays of float16 or of
+        ml_dtypes' bfloat16 are computed in float32, here and everywhere, and so is y rounded once.
     weight : ndarray, (K, C // groups, R, S), or a `PackedWeight`
         The dtype of x. With ``layout="NHWC"``: (R, S, C // groups, K).
     bias : ndarray, (K,), optional
@@ -122,7 +123,7 @@ def conv2d(
     ValueError
         Shapes or values that do not fit together; an algorithm that cannot do what is asked.
     TypeError
-        Another dtype than float32 or float64, several dtypes, something else than an array or an int.
+        Another dtype, several dtypes, something else than an array or an int.
 
     Notes
     -----

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms import PoolAlgorithm, pooling
+from fastconv.algorithms import PoolAlgorithm, pool_indices
 from fastconv.arguments import Ints, Padding
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
@@ -247,6 +247,6 @@ def _backward(
     if indices is None:
         chosen.lp_pool_backward(grad, lifted, y, out, shape, norm)
     else:
-        pooling.max_pool_backward(grad, indices, out)
+        pool_indices.max_pool_backward(grad, indices, out)
         out *= np.sign(lifted)
     return grad_x

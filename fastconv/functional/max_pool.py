@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms import pooling
+from fastconv.algorithms import pool_indices
 from fastconv.arguments import Ints, Padding, check_layout, check_size, shape_argument
 from fastconv.functional import windows
 from fastconv.functional.arrays import (
@@ -68,7 +68,7 @@ def max_pool2d(
     Parameters
     ----------
     x : ndarray, (N, C, H, W) or (C, H, W); with ``layout="NHWC"`` channels last
-        float32 or float64, any memory order.
+        float32, float64 or integers of any width, any memory order.
     kernel_size : int or one int per spatial axis
         Size of the window.
     stride : int or one int per spatial axis, optional
@@ -99,7 +99,7 @@ def max_pool2d(
     ValueError
         Shapes or values that do not fit together.
     TypeError
-        Another dtype than float32 or float64, or something else than an array or an int.
+        Another dtype, or something else than an array or an int.
 
     Notes
     -----
@@ -257,7 +257,7 @@ def _backward(
         check_indices(function, "indices", indices, cells)
         grad_x.fill(0)
         return grad_x
-    if not pooling.max_pool_backward(
+    if not pool_indices.max_pool_backward(
         lift_like_x(function, "grad_output", grad_output, rank, layout),
         lift_like_x(function, "indices", places, rank, layout),
         lift_like_x(function, "grad_x", grad_x, rank, layout),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms import pooling
+from fastconv.algorithms import pool_indices
 from fastconv.arguments import (
     Ints,
     Padding,
@@ -204,7 +204,7 @@ def _forward(
     places = index_array(function, "indices", indices)
     check_shape(function, "indices", places, x.shape)
     y = np.empty(shape, dtype)
-    if y.size and not pooling.max_unpool(*_lifted(function, rank, facts[-1], x, places, y)):
+    if y.size and not pool_indices.max_unpool(*_lifted(function, rank, facts[-1], x, places, y)):
         _refuse(function, rank, facts[-1], indices, shape)
     return y
 
@@ -226,7 +226,7 @@ def _backward(
     grad_x = np.empty(places.shape, dtype)
     if grad_x.size and not (
         grad_output.size
-        and pooling.max_unpool_backward(*_lifted(function, rank, layout, grad_output, places, grad_x))
+        and pool_indices.max_unpool_backward(*_lifted(function, rank, layout, grad_output, places, grad_x))
     ):
         _refuse(function, rank, layout, indices, grad_output.shape)
     return grad_x

@@ -14,6 +14,7 @@ from fastconv.kernels.simd import (
     _binary,
     _call,
     _is,
+    _is_number,
     _scalar,
     _shuffle,
     _suffix,
@@ -37,11 +38,13 @@ def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def root(typingctx: Any, a: Any) -> Any:
-    """The square root of each lane."""
-    if not _is("real", a):
+    """The square root of each lane; ints stay as they are, for code that has them in a branch not taken."""
+    if not _is_number(a):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if a.kind != "real":
+            return args[0]
         return _call(builder, f"llvm.sqrt.{_suffix(a)}", a.llvm, list(args))
 
     return a(a), codegen

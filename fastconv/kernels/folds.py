@@ -138,7 +138,14 @@ def _combiner(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
     return two
 
 
-def _folder(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
+def _square(builder: Any, like: Vector, value: Any) -> Any:
+    return builder.fmul(value, value)
+
+
+def _folder(
+    combine: Callable[[Any, Vector, Any, Any], Any],
+    prepare: Callable[[Any, Vector, Any], Any] = lambda builder, like, value: value,
+) -> Any:
     @intrinsic
     def fold(
         typingctx: Any, source: Any, count: Any, step: Any, stride: Any, width: Any, neutral: Any
@@ -152,7 +159,10 @@ def _folder(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
             def number(value: int) -> Any:
                 return ir.Constant(_WORD, value)
 
-            def folded(tap: Callable[[Any], Any]) -> Callable[[], Any]:
+            def folded(cells: Callable[[Any], Any]) -> Callable[[], Any]:
+                def tap(address: Any) -> Any:
+                    return prepare(builder, neutral, cells(address))
+
                 def body(values: list[Any]) -> list[Any]:
                     address = builder.add(values[0], step)
                     return [address, combine(builder, neutral, values[1], tap(address))]
@@ -193,4 +203,5 @@ larger = _combiner(_larger)
 #: `source`, each `step` bytes behind the one before, and has every `stride`-th element. Where there are but
 #: `width` of them, less than a vector, the others are those of `neutral`; the stride is 1 then.
 fold_sum = _folder(_sum)
+fold_squares = _folder(_sum, _square)
 fold_largest = _folder(_larger)

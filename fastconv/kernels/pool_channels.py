@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fastconv.jit import bits_of, fields, inlined, ints, kernel
 from fastconv.kernels import simd
+from fastconv.kernels.arithmetic import root
 from fastconv.kernels.folds import larger
 from fastconv.kernels.pool_rows import vector_start
 from fastconv.kernels.pooling import POOLING, window_divisor
@@ -83,38 +84,51 @@ def max_channels(bits):
     return max_channels
 
 
-@kernel(POOLING)
-def avg_channels(bits):
-    """y = the sum over each window, row by row, divided by its divisor."""
-    lanes, size = LANES[bits], bits // 8
+def _averages(squares):
+    def factory(bits):
+        lanes, size = LANES[bits], bits // 8
 
-    def avg_channels(params, t, tasks):
-        p = fields(params, POOLING)
-        zero = simd.splat(0.0, bits)
-        channels = p.channels
-        units = p.images * p.out_depth * p.out_height
-        for unit in range(t * units // tasks, (t + 1) * units // tasks):
-            plane, oy = divmod(unit, p.out_height)
-            n, oz = divmod(plane, p.out_depth)
-            z, y = ints(p.first_z)[oz], ints(p.first_y)[oy]
-            rows_z, rows_y = ints(p.last_z)[oz] - z, ints(p.last_y)[oy] - y
-            for ox in range(p.out_width):
-                x = ints(p.first_x)[ox]
-                columns = ints(p.last_x)[ox] - x
-                source = p.x + (n * p.x_n + z * p.x_z + y * p.x_y + x * p.x_x) * size
-                target = p.y + (n * p.y_n + oz * p.y_z + oy * p.y_y + ox * p.y_x) * size
-                divisor = simd.splat_like(1.0 * window_divisor(p, oz, oy, ox), zero)
-                for start in range(0, channels, lanes):
-                    c = vector_start(start, channels, lanes)
-                    total = zero
-                    for iz in range(0, rows_z, p.step_z):
-                        for iy in range(0, rows_y, p.step_y):
-                            row = source + (c + iz * p.x_z + iy * p.x_y) * size
-                            for ix in range(0, columns, p.step_x):
-                                total = simd.add(total, take(row + ix * p.x_x * size, channels, zero))
-                    put(target + c * size, simd.divide(total, divisor), channels)
+        def channels(params, t, tasks):
+            p = fields(params, POOLING)
+            zero = simd.splat(0.0, bits)
+            channels = p.channels
+            units = p.images * p.out_depth * p.out_height
+            for unit in range(t * units // tasks, (t + 1) * units // tasks):
+                plane, oy = divmod(unit, p.out_height)
+                n, oz = divmod(plane, p.out_depth)
+                z, y = ints(p.first_z)[oz], ints(p.first_y)[oy]
+                rows_z, rows_y = ints(p.last_z)[oz] - z, ints(p.last_y)[oy] - y
+                for ox in range(p.out_width):
+                    x = ints(p.first_x)[ox]
+                    columns = ints(p.last_x)[ox] - x
+                    source = p.x + (n * p.x_n + z * p.x_z + y * p.x_y + x * p.x_x) * size
+                    target = p.y + (n * p.y_n + oz * p.y_z + oy * p.y_y + ox * p.y_x) * size
+                    divisor = simd.splat_like(window_divisor(p, oz, oy, ox) / (1.0 * p.taps), zero)
+                    for start in range(0, channels, lanes):
+                        c = vector_start(start, channels, lanes)
+                        total = zero
+                        for iz in range(0, rows_z, p.step_z):
+                            for iy in range(0, rows_y, p.step_y):
+                                row = source + (c + iz * p.x_z + iy * p.x_y) * size
+                                for ix in range(0, columns, p.step_x):
+                                    cells = take(row + ix * p.x_x * size, channels, zero)
+                                    if squares:
+                                        cells = simd.multiply(cells, cells)
+                                    total = simd.add(total, cells)
+                        total = simd.divide(total, divisor)
+                        if squares:
+                            total = root(total)
+                        put(target + c * size, total, channels)
 
-    return avg_channels
+        return channels
+
+    return factory
+
+
+#: y = the sum over each window, row by row, divided by its divisor.
+avg_channels = kernel(POOLING)(_averages(False))
+#: y = the root of the sum of squares over each window divided by its divisor, that of an average over T.
+norm_channels = kernel(POOLING)(_averages(True))
 
 
 @kernel(POOLING)

@@ -91,7 +91,7 @@ def avg_rows_backward(bits):
             spread_down(scratch + p.margin * size, p, source, iz, first, rows, zero, bits)
             row = scratch + (p.margin + p.pad_x - (p.kernel_x - 1) * p.dilation_x) * size
             fold_sideways(
-                target, row, p, p.out_width, rows, 1, zero, fold_sum, False, reals(p.extent_y, bits)
+                target, row, p, p.out_width, rows, 1, zero, fold_sum, False, False, reals(p.extent_y, bits)
             )
 
     return avg_rows_backward

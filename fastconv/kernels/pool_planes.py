@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from fastconv.jit import bits_of, fields, inlined, ints, kernel, reals
 from fastconv.kernels import simd
-from fastconv.kernels.folds import fold_largest, fold_sum, larger
+from fastconv.kernels.arithmetic import root
+from fastconv.kernels.folds import fold_largest, fold_squares, fold_sum, larger
 from fastconv.kernels.pool_rows import ROWS, vector_start
 from fastconv.kernels.simd import put, take
 
 
 @inlined
-def fold_planes(source, planes, cells, scratch, neutral, combine, fold):
-    """A vector of as many cells as lanes = each of `planes` planes of `cells` cells, combined."""
+def fold_planes(source, planes, cells, scratch, neutral, combine, fold, squares):
+    """A vector of as many cells as lanes = each of `planes` planes of `cells` cells, combined by `fold`.
+
+    Which tells of `squares`, too: these are of cells that do not fill a vector.
+    """
     lanes, size = simd.lanes_of(neutral), simd.bytes_of(neutral)
     vector = lanes * size
     vectors = max(1, cells // lanes)
@@ -24,7 +28,8 @@ def fold_planes(source, planes, cells, scratch, neutral, combine, fold):
     for plane in range(planes):
         total = fold(source, vectors, vector, 1, cells, neutral)
         if rest > 0:
-            total = combine(total, simd.load_part(source + vectors * vector, rest, neutral))
+            part = simd.load_part(source + vectors * vector, rest, neutral)
+            total = combine(total, simd.multiply(part, part) if squares else part)
         simd.store(scratch + plane * vector, total)
         source += cells * size
     # neighbouring lanes of two vectors at a time, until each plane has one lane
@@ -53,13 +58,15 @@ def find_planes(indices, source, planes, cells, largest, like):
         source += cells * size
 
 
-def _planes(average):
+def _planes(average, squares):
     def factory(bits):
         size = bits_of(bits) // 8
 
         def planes(params, t, tasks):
             p = fields(params, ROWS)
-            if average:
+            if squares:
+                neutral, combine, fold = simd.splat(0.0, bits), simd.add, fold_squares
+            elif average:
                 neutral, combine, fold = simd.splat(0.0, bits), simd.add, fold_sum
             else:
                 neutral, combine, fold = simd.lowest(bits), larger, fold_largest
@@ -71,9 +78,11 @@ def _planes(average):
                 first = unit * lanes
                 planes = min(lanes, p.planes - first)
                 source, target = p.x + first * cells * size, p.y + first * size
-                total = fold_planes(source, planes, cells, scratch, neutral, combine, fold)
+                total = fold_planes(source, planes, cells, scratch, neutral, combine, fold, squares)
                 if average:
                     total = simd.divide(total, simd.load(p.extent_x, neutral))
+                if squares:
+                    total = root(total)
                 put(target, total, planes)
                 if p.indices:
                     places = ints(p.indices + first * 8)
@@ -85,9 +94,11 @@ def _planes(average):
 
 
 #: y = the largest cell of each plane, and indices = where it is first, if they are wanted.
-max_planes = kernel(ROWS, ints=True)(_planes(False))
+max_planes = kernel(ROWS, ints=True)(_planes(False, False))
 #: y = the sum over each plane divided by its divisor.
-avg_planes = kernel(ROWS)(_planes(True))
+avg_planes = kernel(ROWS)(_planes(True, False))
+#: y = the root of the sum of squares over each plane divided by its divisor.
+norm_planes = kernel(ROWS)(_planes(True, True))
 
 
 @kernel(ROWS)

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from fastconv.jit import bits_of, fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
-from fastconv.kernels.folds import fold_largest, fold_sum, larger
+from fastconv.kernels.arithmetic import root
+from fastconv.kernels.folds import fold_largest, fold_squares, fold_sum, larger
 from fastconv.kernels.simd import put
 
 ROWS = record(
@@ -83,10 +84,17 @@ def fold_down(scratch, p, plane, oz, first, rows, neutral, combine, fold):
 
 
 @inlined
-def fold_sideways(target, scratch, p, out_width, rows, stride, neutral, fold, divide, extents):
+def cells_at(address, neutral, squares):
+    """A vector of cells, or of their squares."""
+    value = simd.load(address, neutral)
+    return simd.multiply(value, value) if squares else value
+
+
+@inlined
+def fold_sideways(target, scratch, p, out_width, rows, stride, neutral, fold, divide, squares, extents):
     """`rows` rows of cells at `target` = the cells of each window of as many scratch rows, combined.
 
-    With `divide` sums become means; `extents` point to a real for each row.
+    With `divide` sums become means, with `squares` their roots; `extents` point to a real for each row.
     """
     lanes, size = simd.lanes_of(neutral), simd.bytes_of(neutral)
     kernel_x, dilation_x, row_size = p.kernel_x, p.dilation_x * size, p.row_size * size
@@ -97,13 +105,15 @@ def fold_sideways(target, scratch, p, out_width, rows, stride, neutral, fold, di
             if divide:
                 extent = simd.splat_like(extents[row], neutral)
                 total = simd.divide(total, simd.multiply(simd.load(p.extent_x + ox * size, neutral), extent))
+            if squares:
+                total = root(total)
             put(target + ox * size, total, out_width)
         target += out_width * size
         scratch += row_size
 
 
 @inlined
-def fold_pairs(target, source, p, rows, neutral, combine, divide, extent_x, extents):
+def fold_pairs(target, source, p, rows, neutral, combine, divide, squares, extent_x, extents):
     """`rows` rows of cells at `target` = 2 x 2 cells each, combined, of twice as many rows at `source`.
 
     The rows of x are read once and in order, without a scratch row between: where x comes from memory and not
@@ -116,27 +126,31 @@ def fold_pairs(target, source, p, rows, neutral, combine, divide, extent_x, exte
             ox = vector_start(start, p.out_width, lanes)
             left = source + 2 * ox * size
             right = left + lanes * size
-            low = combine(simd.load(left, neutral), simd.load(left + x_y, neutral))
-            high = combine(simd.load(right, neutral), simd.load(right + x_y, neutral))
+            low = combine(cells_at(left, neutral, squares), cells_at(left + x_y, neutral, squares))
+            high = combine(cells_at(right, neutral, squares), cells_at(right + x_y, neutral, squares))
             total = combine(simd.even(low, high), simd.odd(low, high))
             if divide:
                 extent = simd.splat_like(extents[row], neutral)
                 total = simd.divide(total, simd.multiply(simd.load(extent_x, neutral), extent))
+            if squares:
+                total = root(total)
             simd.store(target + ox * size, total)
         target += p.out_width * size
         source += 2 * x_y
 
 
-def _rows(average):
+def _rows(average, squares):
     def factory(bits):
         size = bits_of(bits) // 8
 
         def rows(params, t, tasks):
             p = fields(params, ROWS)
-            if average:
-                neutral, combine, fold = simd.splat(0.0, bits), simd.add, fold_sum
+            if squares:
+                neutral, combine, first_fold, fold = simd.splat(0.0, bits), simd.add, fold_squares, fold_sum
+            elif average:
+                neutral, combine, first_fold, fold = simd.splat(0.0, bits), simd.add, fold_sum, fold_sum
             else:
-                neutral, combine, fold = simd.lowest(bits), larger, fold_largest
+                neutral, combine, first_fold, fold = simd.lowest(bits), larger, fold_largest, fold_largest
             scratch = p.scratch + t * p.task_size * size
             clear(scratch, p.task_size, neutral)
             blocks = (p.out_height + p.block - 1) // p.block
@@ -151,14 +165,18 @@ def _rows(average):
                 extents = reals(p.extent_y + (oz * p.out_height + first) * size, bits)
                 if p.kind == PAIRS:
                     source += (oz * p.height + 2 * first) * p.width * size
-                    fold_pairs(target, source, p, rows, neutral, combine, average, p.extent_x, extents)
+                    fold_pairs(
+                        target, source, p, rows, neutral, combine, average, squares, p.extent_x, extents
+                    )
                     continue
-                fold_down(scratch + p.margin * size, p, source, oz, first, rows, neutral, combine, fold)
+                fold_down(scratch + p.margin * size, p, source, oz, first, rows, neutral, combine, first_fold)
                 cells = p.out_width
                 if p.kind == FLAT:
                     cells, rows = rows * cells, 1
                 row = scratch + (p.margin - p.pad_x) * size
-                fold_sideways(target, row, p, cells, rows, p.stride_x, neutral, fold, average, extents)
+                fold_sideways(
+                    target, row, p, cells, rows, p.stride_x, neutral, fold, average, squares, extents
+                )
 
         return rows
 
@@ -166,6 +184,8 @@ def _rows(average):
 
 
 #: y = the largest cell of each window; a NaN is larger than everything.
-max_rows = kernel(ROWS, ints=True)(_rows(False))
+max_rows = kernel(ROWS, ints=True)(_rows(False, False))
 #: y = the sum over each window divided by its divisor.
-avg_rows = kernel(ROWS)(_rows(True))
+avg_rows = kernel(ROWS)(_rows(True, False))
+#: y = the root of the sum of squares over each window divided by its divisor, that of an average over T.
+norm_rows = kernel(ROWS)(_rows(True, True))

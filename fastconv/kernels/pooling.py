@@ -20,6 +20,8 @@ POOLING = record(
     "first_z last_z first_y last_y first_x last_x step_z step_y step_x "
     # divisor of a window: the product of one entry per axis, unless `divisor` is positive
     "extent_z extent_y extent_x divisor "
+    # what that is divided by: of norms the cells of the window, else 1
+    "taps "
     # of channels that are neighbours, how many a unit of the gradient of averages has
     "block_channels"
 )

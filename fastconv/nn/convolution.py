@@ -1,4 +1,4 @@
-"""Convolution layers of one, two and three spatial axes, and the transposed one of two."""
+"""Convolution layers of one, two and three spatial axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sizes = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
 
 
-class _Convolution(Layer):
+class Convolution(Layer):
     """What convolutions and transposed ones share: the parameters and the calls.
 
     The function is called with the layer's `_positional` and `_keywords`, and so is its backward.
@@ -161,7 +161,7 @@ class _Convolution(Layer):
         return text if "bias" in self._params else f"{text}, bias=False"
 
 
-class _Conv(_Convolution):
+class _Conv(Convolution):
     def __init__(
         self,
         in_channels: int,
@@ -203,7 +203,7 @@ class _Conv(_Convolution):
 
     def _forward_fused(self, followers: Sequence[Layer], x: Array, training: bool) -> Fused | None:
         # a ReLU is free where the sums are still in registers; its own pass costs one over memory
-        if not followers or type(followers[0]) is not ReLU or type(self).forward is not _Convolution.forward:
+        if not followers or type(followers[0]) is not ReLU or type(self).forward is not Convolution.forward:
             return None
         relu = followers[0]
         y = self._forward(x, training, {"activation": "relu"})
@@ -303,81 +303,3 @@ class Conv3d(_Conv):
     rank = 3
     function = staticmethod(F.conv3d)
     gradients = staticmethod(F.conv3d_backward)
-
-
-class ConvTranspose2d(_Convolution):
-    """Transposed convolution over two spatial axes, `fastconv.conv_transpose2d`.
-
-    Parameters
-    ----------
-    in_channels, out_channels : int
-    kernel_size, stride, padding, output_padding, groups, dilation
-        As for `fastconv.conv_transpose2d`; `groups` must divide both channel counts.
-    bias : bool
-        Whether to add a learned offset to each output channel.
-    layout : {"NCHW", "NHWC"}
-        "NHWC" keeps channels last: x (N, H, W, C), weight (kh, kw, K // groups, C).
-    rng : None, int or numpy.random.Generator
-        Seed of the start values, PyTorch's U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), where a
-        transposed convolution has fan_in = kh * kw * K // groups.
-    dtype : float32 or float64
-        Of the parameters, and so of x.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Where an argument is out of range or of the wrong type.
-
-    Examples
-    --------
-    >>> import numpy as np, fastconv.nn as nn
-    >>> layer = nn.ConvTranspose2d(3, 8, 2, stride=2, rng=0)
-    >>> layer.forward(np.ones((2, 3, 5, 7), np.float32)).shape
-    (2, 8, 10, 14)
-    """
-
-    rank = 2
-    transposed = True
-    function = staticmethod(F.conv_transpose2d)
-    gradients = staticmethod(F.conv_transpose2d_backward)
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Padding = 0,
-        output_padding: Sizes = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Sizes = 1,
-        *,
-        layout: str = "NCHW",
-        rng: Rng = None,
-        dtype: DTypeLike = np.float32,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            dilation,
-            groups,
-            bias,
-            layout,
-            rng,
-            dtype,
-        )
-        self.padding = padding
-        self.output_padding = per_axis(
-            "ConvTranspose2d", "output_padding", canonical(output_padding), self.rank, least=0
-        )
-        self._positional = (
-            self.stride,
-            padding,
-            self.output_padding,
-            self.groups,
-            self.dilation,
-        )
-        self._keywords = {"layout": layout}
