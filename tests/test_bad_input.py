@@ -834,29 +834,34 @@ def test_explain(wrong: Wrong) -> None:
 # --- every rank ---------------------------------------------------------------------------------
 
 
+RANKED = [
+    "conv{}d",
+    "conv{}d_backward",
+    "conv{}d_input_grad",
+    "conv{}d_weight_grad",
+    "conv_transpose{}d",
+    "conv_transpose{}d_backward",
+    "max_pool{}d",
+    "max_pool{}d_backward",
+    "avg_pool{}d",
+    "avg_pool{}d_backward",
+    "lp_pool{}d",
+    "lp_pool{}d_backward",
+    "max_unpool{}d",
+    "max_unpool{}d_backward",
+    "adaptive_avg_pool{}d",
+    "adaptive_avg_pool{}d_backward",
+    "adaptive_max_pool{}d",
+]
+
+
+def test_no_function_is_left_out() -> None:
+    """Of those that there are for every rank."""
+    assert set(RANKED) == {name.replace("1d", "{}d") for name in fastconv.__all__ if "1d" in name}
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "conv{}d",
-        "conv{}d_backward",
-        "conv{}d_input_grad",
-        "conv{}d_weight_grad",
-        "conv_transpose{}d",
-        "conv_transpose{}d_backward",
-        "max_pool{}d",
-        "max_pool{}d_backward",
-        "avg_pool{}d",
-        "avg_pool{}d_backward",
-        "lp_pool{}d",
-        "lp_pool{}d_backward",
-        "max_unpool{}d",
-        "max_unpool{}d_backward",
-        "adaptive_avg_pool{}d",
-        "adaptive_avg_pool{}d_backward",
-        "adaptive_max_pool{}d",
-    ],
-)
+@pytest.mark.parametrize("name", RANKED)
 def test_messages_name_the_function_of_their_rank(name: str, rank: int) -> None:
     """An array of six axes is wrong everywhere; so is a layout that nobody knows."""
     name = name.format(rank)

@@ -87,10 +87,13 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
 def ordered_array(function: str, name: str, value: Any) -> tuple[np.dtype, np.ndarray]:
     """As `real_arrays`, for one array that may be of integers, too."""
     array = value if type(value) is np.ndarray else _array(function, name, value)
-    if array.dtype.kind in "iu":
-        dtype = array.dtype.newbyteorder("=")
+    dtype = array.dtype
+    if dtype is _FLOAT32 or dtype is _FLOAT64:  # the usual, soon
         return dtype, _plain(array, dtype)
-    if array.dtype.kind == "b":
+    if dtype.kind in "iu":
+        dtype = dtype.newbyteorder("=")
+        return dtype, _plain(array, dtype)
+    if dtype.kind == "b":
         raise TypeError(
             f"{function}: {name} must have dtype float32, float64 or an integer dtype, got bool; "
             f"convert it, as with {name}.astype(numpy.uint8)"
