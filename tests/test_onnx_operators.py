@@ -366,14 +366,14 @@ def test_command_refuses(
     file: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(file.parent)
-    assert main(["onnx", str(file), *options]) == 1
+    assert main(["onnx", str(file), *options]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "no.onnx"
     path.write_bytes(b"\x0fnothing")
-    assert main(["onnx", str(path)]) == 1
+    assert main(["onnx", str(path)]) == 2
     assert "is no ONNX model" in capsys.readouterr().err
 
 

@@ -46,22 +46,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, prog: str) -> int:
-    """Run the command; the result is the exit code."""
+    """Run the command; the result is the exit code, 2 for what cannot be done."""
     try:
         if arguments.runs < 1:
             raise ValueError(f"--runs must be at least 1, got {arguments.runs}")
         model = onnx.load(arguments.model)
         feeds = inputs(model, arguments.input)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 1
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
     except (
         Exception
     ) as error:  # protobuf's own, of a file that is no model; what it is called depends on its version
         if "DecodeError" not in type(error).__name__:
             raise
-        print(f"{prog}: {arguments.model} is no ONNX model: {error}", file=sys.stderr)
-        return 1
+        print(f"{prog}: error: {arguments.model} is no ONNX model: {error}", file=sys.stderr)
+        return 2
     mine = timed(ReferenceEvaluator(model, new_ops=OPS), feeds, arguments.runs)
     plain = None if arguments.no_plain else timed(ReferenceEvaluator(model), feeds, arguments.runs)
     print("\n".join(report(mine, plain, arguments.nodes)))
