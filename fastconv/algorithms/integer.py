@@ -53,6 +53,13 @@ def _tables(shape: ConvShape) -> tuple[np.ndarray, np.ndarray, tuple[int, int, i
     return cells, windows, (depth, height, width)
 
 
+def _run(shape: ConvShape) -> int:
+    """How many pixels after each other have windows side by side."""
+    if shape.is_pointwise:
+        return shape.pixels
+    return shape.output[2] if shape.stride[2] == 1 else 1
+
+
 def conv_integer(
     x: np.ndarray, packed: np.ndarray, y: np.ndarray, x_zero_point: int, shape: ConvShape
 ) -> None:
@@ -97,6 +104,7 @@ def conv_integer(
         groups=shape.groups,
         pixels=shape.pixels,
         parts=parts,
+        run=_run(shape),
     )
 
 

@@ -26,6 +26,19 @@ class PackedIntegers:
     """An 8-bit weight for convolutions with its zero points taken off, packed: see `prepack_integer`.
 
     It does not follow the arrays that it was made of.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the weight.
+    groups : int
+        That it was packed for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prepack_integer(np.ones((4, 3, 5, 5), np.int8)).shape
+    (4, 3, 5, 5)
     """
 
     def __init__(self, weight: np.ndarray, zero_points: np.ndarray, groups: int) -> None:

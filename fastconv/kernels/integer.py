@@ -58,7 +58,9 @@ CONV_INTEGER = record(
     # elements of x from image to image, and from group to group
     "x_n x_group "
     # panels of a group's weight, and the bytes of one; output channels of a group
-    "panels panel_bytes rows pairs images groups pixels parts"
+    "panels panel_bytes rows pairs images groups pixels parts "
+    # how many pixels after each other have their windows side by side in x
+    "run"
 )
 
 REQUANTIZE = record(
@@ -136,7 +138,7 @@ def conv_integer(bits):
         x, y = reals(p.x, INT16), reals(p.y, INT32)
         cells, windows = ints(p.cells), ints(p.windows)
         b = p.scratch + t * p.scratch_bytes
-        packed = reals(b, INT16)
+        packed = reals(b, INT32)
         spare = b + p.pairs * panel * 4
         sums = reals(spare, INT32)
         tiles = (p.pixels + panel - 1) // panel
@@ -150,11 +152,19 @@ def conv_integer(bits):
             base = n * p.x_n + group * p.x_group
             for pair in range(p.pairs):
                 one, other = base + cells[2 * pair], base + cells[2 * pair + 1]
-                place = pair * panel * 2
-                for i in range(count):
-                    window = windows[first + i]
-                    packed[place + 2 * i] = x[one + window]
-                    packed[place + 2 * i + 1] = x[other + window]
+                place = pair * panel
+                i = 0
+                while i < count and p.run > 1:
+                    # windows side by side: LLVM moves whole vectors
+                    run = min(p.run - (first + i) % p.run, count - i)
+                    start = windows[first + i]
+                    for j in range(run):
+                        cell = start + j
+                        packed[place + i + j] = x[one + cell] & 0xFFFF | x[other + cell] << 16
+                    i += run
+                for j in range(i, count):
+                    cell = windows[first + j]
+                    packed[place + j] = x[one + cell] & 0xFFFF | x[other + cell] << 16
             for k in range(part * p.panels // p.parts, (part + 1) * p.panels // p.parts):
                 a = p.weight + (group * p.panels + k) * p.panel_bytes
                 height = min(ROWS, p.rows - k * ROWS)
