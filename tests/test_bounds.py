@@ -136,6 +136,7 @@ for number in range(200):
             algorithm.max_pool(fx, y, None, shape)
             algorithm.max_pool(fx, y, places, shape)
             algorithm.avg_pool(fx, y, shape, True, 0)
+            algorithm.lp_pool(fx, y, shape, 2.0)
             algorithm.avg_pool_backward(fg, grad_x, shape, False, 0)
         for parts in (1, 2):
             fastconv.adaptive_avg_pool2d(fenced(x, at_end), parts, layout=layout)
@@ -179,6 +180,7 @@ for width in range(1, 41):
                 direct.max_pool(fx, y, None, shape)
                 direct.max_pool(fx, y, places, shape)
                 direct.avg_pool(fx, y, shape, True, 0)
+                direct.lp_pool(fx, y, shape, 2.0)
                 direct.avg_pool_backward(fg, grad_x, shape, False, 0)
                 assert pool_indices.max_pool_backward(fg, places, grad_x)
                 places[-1, -1, -1, -1, -1] = x[0, 0].size

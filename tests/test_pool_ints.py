@@ -66,7 +66,7 @@ def check(case: Pool, dtype: str, name: str) -> None:
 
 
 @every_dtype
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(case=pools(kinds=("gauss", "ints")), name=st.sampled_from(list(POOL_ALGORITHMS)))
 def test_max_pool(dtype: str, case: Pool, name: str) -> None:
     check(case, dtype, name)
@@ -93,7 +93,7 @@ def test_max_pool_named(dtype: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(layout=LAYOUTS, size=st.tuples(*[st.integers(1, 9)] * 2), output=st.integers(1, 7), seed=SEEDS)
 def test_adaptive_max_pool(dtype: str, layout: str, size: tuple[int, int], output: int, seed: int) -> None:
     x = draw(Pool(size, 1, channels=3, batch=2, seed=seed), dtype)

@@ -27,7 +27,7 @@ F = torch.nn.functional
 # torch says once in a process that "same" is not as fast as other paddings
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
-few = settings(max_examples=40)
+few = settings(max_examples=25)
 
 
 @pytest.fixture(autouse=True, scope="module")

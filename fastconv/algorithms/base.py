@@ -136,7 +136,8 @@ class PoolAlgorithm(ABC):
         self.avg_pool(power(x, norm), out, shape, True, 0)
         with np.errstate(all="ignore"):
             out *= shape.taps
-        out[...] = power(out, 1 / norm)
+        if norm != 1:
+            out[...] = power(out, 1 / norm)
 
     def lp_pool_backward(
         self,

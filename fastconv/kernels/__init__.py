@@ -1,7 +1,7 @@
 """The kernel contract.
 
-A kernel is a *task function* ``task(params, t, tasks)``, made for float32 and float64 by a factory that
-closes over the number of bits alone (`fastconv.jit.Kernel`). It
+A kernel is a *task function* ``task(params, t, tasks)``, made for float32 and float64, and some for ints, by
+a factory that closes over plain numbers alone (`fastconv.jit.Kernel`). It
 
 - reads its arguments from the record at address `params` (`fastconv.jit.fields`): addresses of arrays,
   sizes, strides in elements. The record's field names are documented where it is defined;
