@@ -174,7 +174,7 @@ def aligned(rows: Sequence[Row], markdown: bool) -> str:
     layer  torch
     conv1   1.50
     """
-    text = {"layer", "shape", "algorithm", "geometric means", "contender"}
+    text = {"layer", "shape", "algorithm", "geometric means", "contender", "network"}
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = [title in text for title in rows[0]]
 

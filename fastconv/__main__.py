@@ -80,11 +80,6 @@ COMMANDS = {
 }
 
 
-def _offered() -> dict[str, Entry]:
-    """Without the command for ONNX models where this version of the package does not have it."""
-    return {name: entry for name, entry in COMMANDS.items() if name != "onnx" or find_spec("fastconv.onnx")}
-
-
 def _program() -> str:
     """What the user typed: the script, or Python with the module."""
     return "python -m fastconv" if Path(sys.argv[0]).name == "__main__.py" else "fastconv"
@@ -104,11 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    entries = _offered()
     # only what was asked for is imported: an adapter may need packages that are not there
     chosen = next((word for word in given if not word.startswith("-")), None)
     command = None
-    for name, entry in entries.items():
+    for name, entry in COMMANDS.items():
         sub = choices.add_parser(name, help=entry.help)
         if name == chosen:
             missing = [package for package in entry.needs if find_spec(package) is None]

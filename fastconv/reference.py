@@ -331,3 +331,62 @@ def adaptive_avg_pool_backward(grad_output, size):
         cells = (z1 - z0) * (y1 - y0) * (x1 - x0)
         grad_x[n, c, z0:z1, y0:y1, x0:x1] += grad_output[n, c, oz, oy, ox] / cells
     return grad_x
+
+
+# --- 8-bit integers -----------------------------------------------------------------------------
+
+
+@compiled
+def conv_integer(x, weight, x_zero_point, weight_zero_points, stride, padding, dilation, groups, output):
+    """`conv` of differences from the zero points, in integers; each output channel has one for its weight."""
+    group_in, group_out = weight.shape[1], weight.shape[0] // groups
+    y = np.zeros((x.shape[0], weight.shape[0]) + output, np.int64)
+    for n, k, oz, oy, ox in np.ndindex(y.shape):
+        first_channel = k // group_out * group_in
+        for c, kz, ky, kx in np.ndindex(weight.shape[1:]):
+            iz = oz * stride[0] - padding[0] + kz * dilation[0]
+            iy = oy * stride[1] - padding[1] + ky * dilation[1]
+            ix = ox * stride[2] - padding[2] + kx * dilation[2]
+            if inside(iz, iy, ix, x.shape[2:]):
+                y[n, k, oz, oy, ox] += (np.int64(x[n, first_channel + c, iz, iy, ix]) - x_zero_point) * (
+                    np.int64(weight[k, c, kz, ky, kx]) - weight_zero_points[k]
+                )
+    return y
+
+
+# --- deformable convolution ---------------------------------------------------------------------
+
+
+@inlined
+def between_cells(plane, y, x):
+    """A plane at (y, x): linear between cells, zero beyond the borders, and NaN where the place is NaN."""
+    if y != y or x != x:
+        return np.nan
+    total = 0.0
+    if -1 < y < plane.shape[0] and -1 < x < plane.shape[1]:
+        top, left = int(np.floor(y)), int(np.floor(x))
+        for iy, ix in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+            if inside(0, iy, ix, (1,) + plane.shape):
+                total += (1 - abs(y - iy)) * (1 - abs(x - ix)) * plane[iy, ix]
+    return total
+
+
+@compiled
+def deform_conv(x, offset, weight, mask, stride, padding, dilation, groups, output):
+    """`conv` in two dimensions, x (N, C, H, W), where each cell of each window has moved.
+
+    Offsets (N, offset groups, R, S, 2, P, Q) are how far, down and to the right; what is read there is
+    multiplied by the mask (N, offset groups, R, S, P, Q).
+    """
+    group_in, group_out = weight.shape[1], weight.shape[0] // groups
+    offset_channels = x.shape[1] // offset.shape[1]
+    y = np.zeros((x.shape[0], weight.shape[0]) + output)
+    for n, k, oy, ox in np.ndindex(y.shape):
+        for c, ky, kx in np.ndindex(weight.shape[1:]):
+            channel = k // group_out * group_in + c
+            g = channel // offset_channels
+            iy = oy * stride[0] - padding[0] + ky * dilation[0] + offset[n, g, ky, kx, 0, oy, ox]
+            ix = ox * stride[1] - padding[1] + kx * dilation[1] + offset[n, g, ky, kx, 1, oy, ox]
+            value = between_cells(x[n, channel], iy, ix) * mask[n, g, ky, kx, oy, ox]
+            y[n, k, oy, ox] += value * weight[k, c, ky, kx]
+    return y

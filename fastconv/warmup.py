@@ -72,6 +72,17 @@ def _adaptive_pool(dtype: np.dtype) -> None:
     F.adaptive_max_pool2d(x, 4)
 
 
+def _conv_integer(dtype: np.dtype) -> None:
+    """One kernel serves all integers, whatever the dtype here."""
+    x, weight = np.ones((1, 2, 6, 6), np.uint8), np.ones((2, 2, 3, 3), np.int8)
+    F.qlinear_conv(x, 1, 0, weight, 1, 0, 1, np.uint8(0))
+
+
+def _deform_conv(dtype: np.dtype) -> None:
+    offset = np.zeros((1, 18, 4, 4), dtype)
+    F.deform_conv2d(np.ones((1, 2, 6, 6), dtype), offset, np.ones((2, 2, 3, 3), dtype))
+
+
 def _training(dtype: np.dtype) -> None:
     """What `fastconv.nn` needs besides."""
     x, weight = np.ones((8, 2, 20, 20), dtype), np.ones((2, 2, 3, 3), dtype)
@@ -96,6 +107,8 @@ _OPS: dict[str, Callable[[np.dtype], None]] = {
     "max_unpool": _max_unpool,
     "avg_pool": _avg_pool,
     "adaptive_pool": _adaptive_pool,
+    "conv_integer": _conv_integer,
+    "deform_conv": _deform_conv,
     "training": _training,
 }
 
@@ -108,9 +121,9 @@ def warmup(dtypes: Iterable[str] = ("float32",), ops: Iterable[str] | None = Non
     dtypes : iterable of "float32" and "float64"
         float16 and bfloat16 are computed in float32.
     ops : iterable of str, optional
-        Of "conv", "max_pool", "max_unpool", "avg_pool", which serves power averages, too, and
-        "adaptive_pool", every rank at once, and "training", which is what `fastconv.nn` needs besides; None
-        means all.
+        Of "conv", "max_pool", "max_unpool", "avg_pool", which serves power averages, too, "adaptive_pool",
+        every rank at once, "conv_integer" and "deform_conv", and "training", which is what `fastconv.nn`
+        needs besides; None means all.
 
     Raises
     ------

@@ -21,7 +21,8 @@ from numba.core.config import DISABLE_JIT
 
 def _strided(a: np.ndarray) -> np.ndarray:
     """Every second cell of a larger array, the ones between poisoned."""
-    larger = np.full([2 * n for n in a.shape], np.nan, a.dtype)
+    poison = np.iinfo(a.dtype).max if a.dtype.kind in "iu" else np.nan
+    larger = np.full([2 * n for n in a.shape], poison, a.dtype)
     view = larger[(slice(None, None, 2),) * a.ndim]
     view[...] = a
     return view

@@ -184,6 +184,10 @@ def test_all_names_each_thing_once() -> None:
     assert set(names) - others == set(functions())
 
 
+#: What `fastconv.functional` offers beside functions.
+CLASSES = ("ConvGrads", "PackedIntegers", "PackedWeight")
+
+
 @pytest.mark.parametrize("name", sorted(fastconv.__all__))
 def test_public_names_are_explained(name: str) -> None:
     thing = getattr(fastconv, name)
@@ -193,7 +197,7 @@ def test_public_names_are_explained(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in functions() if "1d" not in n and "3d" not in n and n not in ("ConvGrads", "PackedWeight")],
+    [n for n in functions() if "1d" not in n and "3d" not in n and n not in CLASSES],
 )
 def test_functions_are_explained_in_full(name: str) -> None:
     """Those of other ranks point to these."""

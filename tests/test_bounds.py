@@ -222,6 +222,37 @@ print("done")
 """
 
 
+OTHERS = """
+from fastconv.algorithms import deformable, integer
+
+rng = np.random.default_rng(0)
+for number in range(60):
+    n, groups = (int(m) for m in rng.integers(1, 4, 2))
+    c, k = (groups * int(m) for m in rng.integers(1, 12, 2))
+    kernel, stride, padding = (rng.integers(least, 4, 2) for least in (1, 1, 0))
+    size = kernel + (rng.integers(0, 6), rng.integers(0, 60))
+    shapes = (n, c, *size.tolist()), (k, c // groups, *kernel.tolist())
+    facts = [a.tolist() for a in (stride, padding)]
+    shape = run.geometry("conv2d", 2, *shapes, *facts, 1, groups, "NCHW")
+    for at_end in (True, False):
+        x, weight = (rng.integers(-128, 128, s).astype("i1") for s in shapes)
+        packed = fenced(integer.pack(lift_weight(weight.astype("i2"), 2, "NCHW"), groups), at_end)
+        y = fenced(np.zeros(run.y_shape(shape, 4), "i4"), at_end)
+        fx = lift_like_x("", "", fenced(x, at_end), 2, "NCHW")
+        integer.conv_integer(fx, packed, lift_like_x("", "", y, 2, "NCHW"), 3, shape)
+        scales, bias = fenced(np.ones(k), at_end), fenced(np.ones(k, "i4"), at_end)
+        integer.requantize(y, bias, scales, 0, fenced(np.zeros(y.shape, "u1"), at_end))
+        for dtype in ("f4", "f8"):
+            image = fenced(rng.standard_normal(shapes[0][1:]).astype(dtype), at_end)
+            places = (9 * rng.standard_normal((groups, shape.taps, 2, shape.pixels))).round(1).astype(dtype)
+            mask = fenced(places[:, :, 0], at_end)
+            first = shape.pixels // 3
+            columns = fenced(np.zeros((c, shape.taps, shape.pixels - first), dtype), at_end)
+            deformable.gather(image, fenced(places, at_end), mask, columns, first, shape)
+print("done")
+"""
+
+
 def test_convolutions_stay_in_their_arrays() -> None:
     assert python(PAGES + CONVOLUTIONS).strip() == "done"
 
@@ -229,6 +260,10 @@ def test_convolutions_stay_in_their_arrays() -> None:
 def test_depthwise_convolutions_stay_in_their_arrays() -> None:
     """With the sides, and the paddings, that there are kernels for."""
     assert python(PAGES + DEPTHWISE).strip() == "done"
+
+
+def test_integer_and_deformable_convolutions_stay_in_their_arrays() -> None:
+    assert python(PAGES + OTHERS).strip() == "done"
 
 
 def test_poolings_stay_in_their_arrays() -> None:

@@ -32,7 +32,7 @@ def refusal(capsys: Any, *arguments: str) -> str:
     return str(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("command", sorted(cli._offered()))
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_help(command: str, capsys: Any) -> None:
     """Of all commands together, and of each."""
     for arguments in (["--help"], [command, "--help"]):
@@ -62,7 +62,7 @@ def test_version_and_wrong_commands(capsys: Any) -> None:
 def test_the_script_is_the_module() -> None:
     project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"fastconv": "fastconv.__main__:main"}
-    for entry in cli._offered().values():
+    for entry in cli.COMMANDS.values():
         assert not entry.extra or entry.extra in project["optional-dependencies"]
 
 
@@ -84,7 +84,7 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch: Any, capsys: Any) 
 
     module = SimpleNamespace(configure=configure, run=lambda *given: done.append(given) or 3)
     entry = cli.COMMANDS["onnx"]._replace(load=lambda: module)
-    monkeypatch.setattr(cli, "_offered", lambda: {"onnx": entry})
+    monkeypatch.setattr(cli, "COMMANDS", {"onnx": entry})
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     monkeypatch.setattr("sys.argv", ["fastconv"])
     assert 'fastconv onnx: error: it needs onnx: pip install "fastconv[onnx]"' in refusal(capsys, "onnx", "m")

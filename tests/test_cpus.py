@@ -89,6 +89,10 @@ CODE = """
             conv_block_backward(grad, x, weight, codes, shape, (True, True, True)), expected
         ):
             assert abs(got - want).max() <= 500 * eps * abs(want).max()
+        bytes_, filters = rng.integers(0, 256, x.shape), rng.integers(-128, 128, weight.shape)
+        sums = fastconv.conv2d(bytes_ - 7.0, filters.astype(float), padding=1, algorithm="naive")
+        got = fastconv.conv_integer(bytes_.astype(np.uint8), filters.astype(np.int8), 7, padding=1)
+        assert (got == sums).all()
         products.LEAST_WORK = 0
         a, b = rng.standard_normal((19, 37)).astype(dtype), rng.standard_normal((23, 37)).astype(dtype)
         assert abs(products.times_transposed(a, b, None, False) - a @ b.T).max() < 200 * eps

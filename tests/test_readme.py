@@ -13,7 +13,7 @@ from processes import HOME
 
 import fastconv
 from fastconv import jit
-from fastconv.__main__ import _offered
+from fastconv.__main__ import COMMANDS
 
 README = (HOME / "README.md").read_text() if (HOME / "README.md").exists() else ""
 
@@ -47,7 +47,7 @@ def test_programs_run(tmp_path: Path, monkeypatch: Any) -> None:
 def test_commands_are_those_that_there_are() -> None:
     (listing,) = [block for block in blocks("text") if block.startswith("fastconv info")]
     shown = dict(line.removeprefix("fastconv ").split(maxsplit=1) for line in listing.splitlines())
-    assert shown == {name: entry.help for name, entry in _offered().items()}
+    assert shown == {name: entry.help for name, entry in COMMANDS.items()}
 
 
 def test_extras_are_those_that_there_are() -> None:

@@ -39,6 +39,12 @@ def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return array
 
 
+def plain_array(function: str, name: str, value: Any) -> np.ndarray:
+    """An array of any dtype in a form that kernels can read."""
+    array = _array(function, name, value)
+    return _plain(array, array.dtype.newbyteorder("="))
+
+
 def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
     """Check that all arrays are float32 or all float64; a `bias` may be None.
 

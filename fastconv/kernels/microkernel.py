@@ -206,9 +206,13 @@ class Tile:
         self.cells = [(row, column) for row in range(ROWS) for column in range(vectors)]
         self.element_bytes = like.bits // 8
         self.vector_bytes = like.lanes * self.element_bytes
-        name = f"llvm.{'fma' if HAS_FMA else 'fmuladd'}.v{like.lanes}f{like.bits}"
-        kind = ir.FunctionType(like.llvm, [like.llvm] * 3)
-        self.fma = cgutils.get_or_insert_function(builder.module, kind, name)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, lane by lane."""
+        name = f"llvm.{'fma' if HAS_FMA else 'fmuladd'}.v{self.like.lanes}f{self.like.bits}"
+        kind = ir.FunctionType(self.like.llvm, [self.like.llvm] * 3)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
 
     def word(self, value: int) -> Any:
         return ir.Constant(ir.IntType(64), value)
@@ -343,7 +347,7 @@ class Tile:
 
         reals, columns = operands.read(k, panel)
         totals = [
-            builder.call(self.fma, [reals[row], columns[column], total])
+            self.multiply_add(reals[row], columns[column], total)
             for (row, column), total in zip(self.cells, sums, strict=True)
         ]
 

@@ -34,13 +34,13 @@ def _cpu_features() -> frozenset[str]:
     return frozenset(feature for feature, on in host.items() if on)
 
 
-_FEATURES = _cpu_features()
+FEATURES = _cpu_features()
 #: Width of a vector register.
-REGISTER_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
+REGISTER_BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16
 #: Number of vector registers.
-REGISTERS = 32 if _FEATURES & {"avx512f", "neon"} else 16
+REGISTERS = 32 if FEATURES & {"avx512f", "neon"} else 16
 #: Whether a fused multiply-add is one instruction; LLVM's "fma" is a slow library call where not.
-HAS_FMA = bool(_FEATURES & {"fma", "neon"})
+HAS_FMA = bool(FEATURES & {"fma", "neon"})
 #: Elements in a vector, by their bits.
 LANES = {bits: REGISTER_BYTES * 8 // bits for bits in (8, 16, 32, 64)}
 
