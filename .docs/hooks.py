@@ -42,6 +42,8 @@ def kind(*kinds: type) -> Rule:
 #: The first rule that knows a name has it.
 FUNCTIONS: dict[str, Rule] = {
     "Transposed convolution": starts("conv_transpose"),
+    "Convolution of integers": starts("conv_integer", "qlinear_conv", "prepack_integer", "PackedIntegers"),
+    "Deformable convolution": starts("deform_conv"),
     "Convolution": starts("conv", "ConvGrads"),
     "Adaptive pooling": starts("adaptive"),
     "Max pooling": starts("max_pool", "max_unpool"),

@@ -212,6 +212,10 @@ def test_other_ranks_point_to_two_dimensions(name: str) -> None:
     assert f"`{two}`" in (inspect.getdoc(getattr(fastconv, name)) or "")
 
 
+#: What no user makes, but a function whose parameters are documented.
+MADE = (fastconv.PackedWeight, fastconv.PackedIntegers)
+
+
 @pytest.mark.parametrize("name", sorted({*fastconv.__all__, *(f"nn.{n}" for n in nn.__all__)}))
 def test_public_names_have_an_example_and_all_parameters(name: str) -> None:
     """Of functions and classes; what is the same for several is told once, and pointed to."""
@@ -224,7 +228,7 @@ def test_public_names_have_an_example_and_all_parameters(name: str) -> None:
         return
     assert ">>> " in text
     parameters = list(inspect.signature(thing).parameters.values())
-    if dataclasses.is_dataclass(thing) or not parameters or thing is fastconv.PackedWeight:
+    if dataclasses.is_dataclass(thing) or not parameters or thing in MADE:
         return
     told = re.search(r"^(Parameters|Attributes)\n-+\n(.*?)(\n\n\w+\n--|\Z)", text, re.M | re.S)
     assert told, f"{name} has no parameters"

@@ -44,6 +44,7 @@ def check(function: Any, *arrays: np.ndarray, modes: tuple[str, ...] = ("fwd", "
 def test_every_differentiable_function_is_there() -> None:
     names = {name for name in fastconv.__all__ if "pool" in name or "conv" in name or "col" in name}
     names -= {"ConvGrads", *BACKWARD}
+    names -= {"conv_integer", "qlinear_conv", "deform_conv2d"}  # which have no gradients here
     assert set(followed.__all__) == names
 
 

@@ -29,7 +29,7 @@ def gauss(*shape: int) -> np.ndarray:
 # in two dimensions; `a` rounds an array of float32 as the test wants it
 X, WEIGHT, BIAS = gauss(2, 4, 7, 6), gauss(6, 2, 3, 3), gauss(6)
 Y, POOLED, WHOLE = gauss(2, 6, 5, 4), gauss(2, 4, 3, 3), gauss(2, 4, 1, 1)
-COLUMNS = gauss(2, 8, 12)
+COLUMNS, OFFSET = gauss(2, 8, 12), gauss(2, 18, 5, 4)
 PLACES = np.random.default_rng(0).integers(0, 36, POOLED.shape)
 Round = Callable[[np.ndarray], np.ndarray]
 CALLS: dict[str, Callable[[Round], Any]] = {
@@ -52,6 +52,7 @@ CALLS: dict[str, Callable[[Round], Any]] = {
     "max_unpool_backward": lambda a: fastconv.max_unpool2d_backward(a(X), PLACES),
     "im2col": lambda a: fastconv.im2col(a(X), 3),
     "col2im": lambda a: fastconv.col2im(a(COLUMNS), (5, 4), 2),
+    "deform_conv": lambda a: fastconv.deform_conv2d(a(X), a(OFFSET), a(WEIGHT), a(BIAS)),
     "prepack": lambda a: fastconv.conv2d(
         a(X), fastconv.prepack(a(WEIGHT), x_shape=X.shape, groups=2), groups=2
     ),
@@ -78,6 +79,7 @@ def test_no_function_is_left_out() -> None:
     """Of those that take arrays. Ranks share their code."""
     others = {"explain", "warmup", "show_config", "num_threads", "get_num_threads", "set_num_threads"}
     others |= {"get_float32_precision", "set_float32_precision"}
+    others |= {"conv_integer", "qlinear_conv", "prepack_integer"}  # of 8-bit integers
     functions = {name for name in fastconv.__all__ if inspect.isfunction(getattr(fastconv, name))}
     families = {name.replace("1d", "").replace("2d", "").replace("3d", "") for name in functions - others}
     assert families == set(CALLS)

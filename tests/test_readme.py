@@ -20,16 +20,20 @@ README = (HOME / "README.md").read_text() if (HOME / "README.md").exists() else 
 pytestmark = pytest.mark.skipif(not README, reason="the README lies beside the sources only")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
 def test_programs_run(tmp_path: Path, monkeypatch: Any) -> None:
-    """One after the other, in a folder of their own, on data that they do not make themselves."""
+    """One after the other, in a folder of their own, on data that they do not make themselves.
+
+    The recipes have tests of their own: `test_recipes.py`.
+    """
     rng = np.random.default_rng(0)
     images, labels = rng.random((20, 1, 28, 28), np.float32), np.arange(20) % 10
     monkeypatch.chdir(tmp_path)
-    programs = blocks("python")
+    before, _, recipes = README.partition("\n## Recipes\n")
+    programs = blocks("python", before + recipes.partition("\n## ")[2])
     assert len(programs) >= 2
     names: dict[str, Any] = {"np": np}
     absent = []
