@@ -21,6 +21,7 @@ from fastconv.arguments import (
     integer,
     padding_pairs,
     per_axis,
+    shown,
 )
 
 Triple = tuple[int, int, int]
@@ -275,7 +276,7 @@ def conv_transpose_shape(
     if x.channels % groups:
         raise ValueError(f"{function}: {x.channels} channels do not divide into groups = {groups}; {facts}")
     if padding in ("same", "same_lower"):
-        raise ValueError(f"{function}: padding = {padding!r} is not defined here; give numbers")
+        raise ValueError(f"{function}: padding = {shown(padding)} is not defined here; give numbers")
     for e, s, d in zip(extra, strides, dilations, strict=True):
         if e >= max(s, d):
             raise ValueError(

@@ -23,6 +23,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from fastconv.arguments import canonical, shown
 from fastconv.jit import DISABLED, Kernel, address_of, compiled, ints
 
 #: Work below this many elementary steps (cells moved or multiplied) runs on the calling thread:
@@ -84,13 +85,14 @@ def num_threads(n: int) -> Iterator[None]:
 
 def _checked(n: int, function: str) -> int:
     most = numba.config.NUMBA_NUM_THREADS
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"{function}: n must be an int, got {n!r}")
-    if not 1 <= n <= most:
+    number = canonical(n)
+    if not isinstance(number, int):
+        raise TypeError(f"{function}: n must be an int, got {shown(n)}")
+    if not 1 <= number <= most:
         raise ValueError(
-            f"{function}: n must be from 1 to {most} (NUMBA_NUM_THREADS sets the upper limit), got {n}"
+            f"{function}: n must be from 1 to {most} (NUMBA_NUM_THREADS sets the upper limit), got {shown(n)}"
         )
-    return int(n)
+    return number
 
 
 def task_count(work: int, units: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import reference
 from fastconv.algorithms.base import Algorithm, PoolAlgorithm
-from fastconv.algorithms.epilogue import finish
+from fastconv.algorithms.epilogue import finish, quiet
 from fastconv.shapes import ConvShape, PoolShape
 
 
@@ -14,6 +14,7 @@ def _double(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float64)
 
 
+@quiet
 class Naive(Algorithm):
     name = "naive"
     summary = "the loops of the definition, accumulating in float64: the reference"
@@ -70,6 +71,7 @@ class Naive(Algorithm):
         )
 
 
+@quiet
 class NaivePool(PoolAlgorithm):
     name = "naive"
     summary = "the loops of the definition, averages accumulating in float64: the reference"

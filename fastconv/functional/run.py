@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arguments import canonical
-from fastconv.functional.arrays import lift_like_x, lift_weight
+from fastconv.arguments import canonical, shown
+from fastconv.functional.arrays import empty, lift_like_x, lift_weight, zeros
 from fastconv.functional.packed_weight import PackedWeight
 from fastconv.plan import find_algorithm, named_algorithm
 from fastconv.shapes import ConvShape, conv_shape, drop, join_shape
@@ -92,8 +92,8 @@ def input_grad(
     """The gradient with respect to x."""
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "input_grad")
     if grad_output.size == 0 or 0 in x_shape:
-        return np.zeros(x_shape, grad_output.dtype)
-    grad_x = np.empty(x_shape, grad_output.dtype)
+        return zeros(function, "the result", x_shape, grad_output.dtype)
+    grad_x = empty(function, "the result", x_shape, grad_output.dtype)
     chosen.input_grad(
         lift_like_x(function, "grad_output", grad_output, shape.rank, shape.layout),
         lift_weight(weight, shape.rank, shape.layout),
@@ -114,8 +114,8 @@ def weight_grad(
     """The gradient with respect to weight."""
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "weight_grad")
     if grad_output.size == 0 or x.size == 0:
-        return np.zeros(weight_shape, grad_output.dtype)
-    grad_weight = np.empty(weight_shape, grad_output.dtype)
+        return zeros(function, "the result", weight_shape, grad_output.dtype)
+    grad_weight = empty(function, "the result", weight_shape, grad_output.dtype)
     chosen.weight_grad(
         lift_like_x(function, "grad_output", grad_output, shape.rank, shape.layout),
         lift_like_x(function, "x", x, shape.rank, shape.layout),
@@ -132,6 +132,6 @@ def check_needs(function: str, needs: Sequence[bool], algorithm: str) -> tuple[b
         need_x, need_weight, need_bias = (bool(need) for need in needs)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{function}: needs must be three bools, for x, weight and bias, got {needs!r}"
+            f"{function}: needs must be three bools, for x, weight and bias, got {shown(needs)}"
         ) from None
     return need_x, need_weight, need_bias
