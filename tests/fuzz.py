@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1]))  # run as a script, it is of this tree
+sys.path += [str(Path(__file__).parents[up]) for up in (0, 1)]  # run as a script, it is of this tree
 
 import oracles
 from fuzz_arguments import ROLES, Holder, World, break_, dress, family, make_world, overlapping
