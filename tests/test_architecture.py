@@ -20,7 +20,7 @@ PACKAGE = Path(fastconv.__file__).parent
 #: The floors of the house, the ground floor first: imports point down. A folder is one room.
 FLOORS = [
     {"arguments", "datasets", "version"},
-    {"shapes", "precision"},
+    {"cache", "precision", "shapes"},
     {"jit"},
     {"kernels", "reference", "threads"},
     {"algorithms"},
