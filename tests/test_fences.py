@@ -104,7 +104,8 @@ for dtype in map(np.dtype, ("f4", "f8")):
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(8, 5, 3, dtype=dtype), nn.BatchNorm2d(5, dtype=dtype), nn.ReLU(), nn.Dropout(0.3),
-            nn.Flatten(), nn.Linear(5 * (side // 2 - 2) ** 2, 60, dtype=dtype), nn.ReLU(), nn.Linear(60, 10, dtype=dtype),
+            nn.Flatten(),
+            nn.Linear(5 * (side // 2 - 2) ** 2, 60, dtype=dtype), nn.ReLU(), nn.Linear(60, 10, dtype=dtype),
         )
         loss, adam = nn.CrossEntropy(), nn.Adam(net)
         images = nn.RandomAffine(10, 2, 0.1)(draw(9, 1, side, side), rng)
