@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,39 @@ def test_no_memory_holds_it(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(arguments, "LARGEST_BYTES", 2**42)
     with pytest.raises(ValueError, match=r"^\w+: .* bytes, more than the [0-9,]+ bytes of memory that there"):
         call()
+
+
+@pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: kernels have scratch memory")
+@pytest.mark.parametrize(
+    ("size", "facts"),
+    [
+        (4, {"kernel_size": 2, "stride": 2**31 - 1}),
+        (7, {"kernel_size": 3, "stride": 2**31 - 1, "padding": ((1, 0),)}),
+        (4, {"kernel_size": 2, "stride": 2**20, "padding": ((0, 2**30),), "dilation": 2**30}),
+    ],
+)
+def test_scratch_memory_does_not_grow_with_strides_and_padding(size: int, facts: dict[str, Any]) -> None:
+    """Rows of pooling were as long as stride and padding said: 256 GiB, of which four cells were x."""
+    x = np.arange(float(size)).reshape(1, 1, size)
+    for pool in (fastconv.max_pool1d, fastconv.avg_pool1d):
+        tracemalloc.start()
+        y = pool(x, **facts)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+        tracemalloc.stop()
+        np.testing.assert_array_equal(y, pool(x, **facts, algorithm="naive"))
+    back = [fastconv.avg_pool1d_backward(y, x.shape, **facts, algorithm=name) for name in ("auto", "naive")]
+    np.testing.assert_array_equal(*back)
+
+
+def test_planning_does_not_take_longer_with_strides() -> None:
+    """The phases of an input gradient were counted for strides of which a single window is left: it hung."""
+    weight = np.ones((2, 2, 3), np.float32)
+    grad = np.ones((1, 2, 1), np.float32)
+    for algorithm in ("auto", "naive"):
+        grad_x = fastconv.conv1d_input_grad(grad, weight, (1, 2, 9), stride=2**31 - 1, algorithm=algorithm)
+        np.testing.assert_array_equal(grad_x, np.pad(np.full((1, 2, 3), 2), ((0, 0), (0, 0), (0, 6))))
+    with pytest.raises(ValueError, match="more than"):
+        fastconv.conv_transpose2d(X, np.ones((2, 2, 1, 1), np.float32), stride=2**31 - 1)
 
 
 def test_what_is_not_finite_is_no_warning() -> None:

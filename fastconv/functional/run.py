@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arguments import canonical, shown
-from fastconv.functional.arrays import empty, lift_like_x, lift_weight, zeros
+from fastconv.arguments import canonical, check_bytes, shown
+from fastconv.functional.arrays import lift_like_x, lift_weight
 from fastconv.functional.packed_weight import PackedWeight
 from fastconv.plan import find_algorithm, named_algorithm
 from fastconv.shapes import ConvShape, conv_shape, drop, join_shape
@@ -90,10 +90,11 @@ def input_grad(
     algorithm: str,
 ) -> np.ndarray:
     """The gradient with respect to x."""
+    check_bytes(function, "the result", x_shape, grad_output.dtype)  # planning takes longer, the larger it is
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "input_grad")
     if grad_output.size == 0 or 0 in x_shape:
-        return zeros(function, "the result", x_shape, grad_output.dtype)
-    grad_x = empty(function, "the result", x_shape, grad_output.dtype)
+        return np.zeros(x_shape, grad_output.dtype)
+    grad_x = np.empty(x_shape, grad_output.dtype)
     chosen.input_grad(
         lift_like_x(function, "grad_output", grad_output, shape.rank, shape.layout),
         lift_weight(weight, shape.rank, shape.layout),
@@ -112,10 +113,11 @@ def weight_grad(
     algorithm: str,
 ) -> np.ndarray:
     """The gradient with respect to weight."""
+    check_bytes(function, "the result", weight_shape, grad_output.dtype)
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "weight_grad")
     if grad_output.size == 0 or x.size == 0:
-        return zeros(function, "the result", weight_shape, grad_output.dtype)
-    grad_weight = empty(function, "the result", weight_shape, grad_output.dtype)
+        return np.zeros(weight_shape, grad_output.dtype)
+    grad_weight = np.empty(weight_shape, grad_output.dtype)
     chosen.weight_grad(
         lift_like_x(function, "grad_output", grad_output, shape.rank, shape.layout),
         lift_like_x(function, "x", x, shape.rank, shape.layout),
