@@ -91,7 +91,7 @@ def rows(table: dict[int, dict[str, tuple[float, float]]]) -> list[Row]:
     return result
 
 
-def report(op: str, size: int, channels: Iterable[int], dtype: Any) -> str:
+def report(op: str, size: int, channels: Iterable[int], dtype: Any, markdown: bool = False) -> str:
     """A table, and who is missing from it."""
     table, missing = {}, {}
     for count in channels:
@@ -100,7 +100,7 @@ def report(op: str, size: int, channels: Iterable[int], dtype: Any) -> str:
         table[count] = {label(name, op, layer, dtype): pair for name, pair in found.items()}
         missing |= {name: reason for name, reason in left_out.items() if reason != peers.CHOSEN}
     lines = [f"\n{op}, {np.dtype(dtype)}, map of {size} x {size}, by input channels\n"]
-    lines.append(aligned(rows(table), markdown=False))
+    lines.append(aligned(rows(table), markdown))
     lines += [f"not measured: {label(name, op, layer, dtype)}: {reason}" for name, reason in missing.items()]
     return "\n".join(lines)
 
@@ -111,11 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", nargs="+", type=int, default=SIZES, metavar="N")
     parser.add_argument("--op", nargs="+", default=["forward"], choices=["forward", "input_grad"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
     print(f"fastconv {fastconv.__version__}; errors relative to the standard deviation of the results")
     for op in options.op:
         for size in options.size:
-            print(report(op, size, options.channels, np.dtype(options.dtype)))
+            print(report(op, size, options.channels, np.dtype(options.dtype), options.markdown))
 
 
 if __name__ == "__main__":

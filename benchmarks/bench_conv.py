@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 
 from benchmarks import numpy_ops
-from benchmarks.layers import CONV_LAYERS, CONV_OPERATIONS, TINY_LAYERS, ConvLayer, conv_data
+from benchmarks.layers import CONV_LAYERS, CONV_OPERATIONS, TINY_LAYERS, ConvData, ConvLayer, conv_data
 from benchmarks.peers import chosen_conv, conv_line_up
 from benchmarks.race import Race
 from benchmarks.yardsticks import fma_peak
+
+
+def traffic(op: str, data: ConvData) -> int:
+    """Bytes that have to be read and written, each once, whatever the algorithm.
+
+    >>> data = ConvData(*(np.zeros(size, np.float32) for size in (100, 10, 1, 1000)))
+    >>> traffic("forward", data), traffic("backward", data)
+    (4440, 4880)
+    """
+    once = data.x.nbytes + data.weight.nbytes + data.grad_output.nbytes
+    return once + (data.x.nbytes + data.weight.nbytes if op == "backward" else 0)
 
 
 def run(race: Race, op: str, layer: ConvLayer, dtype: Any, operation: str) -> None:
@@ -30,6 +41,7 @@ def run(race: Race, op: str, layer: ConvLayer, dtype: Any, operation: str) -> No
         algorithm=chosen_conv(op, layer, dtype),
         work=layer.flops * (2 if op == "backward" else 1),
         unit="GFLOP/s",
+        traffic=traffic(op, data),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 
 import fastconv
-from benchmarks.yardsticks import measured_peaks
+from benchmarks.yardsticks import measured_bandwidth, measured_peaks
 
 #: Environment variables that make a comparison fair, to be set before Python starts.
 FAIR = {
@@ -26,7 +26,17 @@ FAIR = {
 #: Others that times depend on.
 RECORDED = (*FAIR, "OMP_WAIT_POLICY")
 
-PACKAGES = ("fastconv", "numba", "numpy", "scipy", "torch", "onnxruntime", "jax")
+PACKAGES = (
+    "fastconv",
+    "numba",
+    "numpy",
+    "scipy",
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "opencv-python-headless",
+    "jax",
+)
 
 
 def missing_settings() -> list[str]:
@@ -59,9 +69,10 @@ def describe() -> dict[str, Any]:
         "threading layer": layer,
         "BLAS": _blas(),
         "environment": {name: os.environ.get(name, "not set") for name in RECORDED},
-        "weights prepacked": "by onnxruntime and 'fastconv prepacked', before the clock starts; "
-        "by all others in every call",
+        "weights prepacked": "by onnxruntime, openvino, opencv and 'fastconv prepacked', before the clock "
+        "starts; by all others in every call",
         "FMA peak": measured_peaks(),
+        "memory": measured_bandwidth(),
         "times": "medians of interleaved rounds",
     }
 

@@ -19,14 +19,16 @@ from benchmarks.layers import ConvData, ConvLayer, PoolData, PoolLayer
 OPSET, IR_VERSION = 17, 8
 
 
-def _session(
+def one_node(
     node: str,
     x: np.ndarray,
     constants: Mapping[str, np.ndarray],
     outputs: tuple[str, ...],
     attributes: Mapping[str, Any],
-) -> Contender:
-    onnx, onnxruntime = load("onnx"), load("onnxruntime")
+    y_shape: tuple[int, ...] | None = None,
+) -> Any:
+    """An ONNX model of one node, whose other inputs are constants."""
+    onnx = load("onnx")
     helper = onnx.helper
     real = helper.np_dtype_to_tensor_dtype(x.dtype)
     kinds = {"y": real, "indices": onnx.TensorProto.INT64}
@@ -34,10 +36,20 @@ def _session(
         [helper.make_node(node, ["x", *constants], outputs, **attributes)],
         node,
         [helper.make_tensor_value_info("x", real, x.shape)],
-        [helper.make_tensor_value_info(name, kinds[name], None) for name in outputs],
+        [helper.make_tensor_value_info(name, kinds[name], y_shape) for name in outputs],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def _session(
+    node: str,
+    x: np.ndarray,
+    constants: Mapping[str, np.ndarray],
+    outputs: tuple[str, ...],
+    attributes: Mapping[str, Any],
+) -> Contender:
+    model, onnxruntime = one_node(node, x, constants, outputs, attributes), load("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = fastconv.get_num_threads()
     options.inter_op_num_threads = 1

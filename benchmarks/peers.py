@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from benchmarks import jax_peer, numpy_ops, onnxruntime_peer, torch_peer
+from benchmarks import jax_peer, numpy_ops, onnxruntime_peer, opencv_peer, openvino_peer, torch_peer
 from benchmarks.contenders import Contender, LeftOut, LineUp, limit, line_up, load
 from benchmarks.layers import ConvData, ConvLayer, PoolData, PoolLayer
 
@@ -29,7 +29,7 @@ CHOSEN = "is what fastconv chooses"
 
 #: Other libraries, and those of them that take part unless told otherwise: the rest compile something for
 #: each case, which takes minutes.
-PEERS = ("numpy", "scipy", "torch", "onnxruntime", "jax")
+PEERS = ("numpy", "scipy", "torch", "onnxruntime", "openvino", "opencv", "jax")
 DEFAULT_PEERS = ("numpy", "scipy", "torch")
 
 
@@ -57,7 +57,10 @@ def conv_line_up(op: str, layer: ConvLayer, data: ConvData, peers: Collection[st
             name: partial(torch_peer.conv, op, layer, data, memory)
             for name, memory in torch_peer.FORMATS.items()
         },
+        "torch nnpack": partial(torch_peer.nnpack, op, layer, data),
         "onnxruntime": partial(onnxruntime_peer.conv, op, layer, data),
+        "openvino": partial(openvino_peer.conv, op, layer, data),
+        "opencv": partial(opencv_peer.conv, op, layer, data),
         **{name: partial(jax_peer.conv, op, layer, data, axes) for name, axes in jax_peer.LAYOUTS.items()},
         "numpy": partial(numpy_conv, op, layer, data),
         "scipy": partial(scipy_conv, op, layer, data),

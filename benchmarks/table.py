@@ -1,9 +1,10 @@
-"""Turn pytest-benchmark's JSON into tables of ratios, and a plot.
+"""Turn pytest-benchmark's JSON into tables of ratios, and plots.
 
     pytest --benchmark-only --benchmark-json=results.json
     python benchmarks/table.py results.json
     python benchmarks/table.py results.json --markdown --operation "conv2d forward" --peer torch numpy
-    python benchmarks/table.py results.json --plot ratios.png
+    python benchmarks/table.py results.json --plot roofline.png
+    python benchmarks/table.py results.json --ratios ratios.png
 
 A ratio is a peer's time divided by fastconv's: above 1, fastconv is faster.
 """
@@ -13,9 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it finds only its own folder
 
 Case = Mapping[str, Any]
 Results = Mapping[str, Any]
@@ -206,8 +210,18 @@ def conditions(machine: Mapping[str, Any]) -> list[str]:
         f"environment: {environment}",
         f"weights prepacked: {found['weights prepacked']}; times: {found['times']}",
         f"FMA peak of the micro-kernel: {peaks}; percentages are of the best of the same rounds",
+        *_memory(found),
         "ratios: peer's time / fastconv's time, above 1 fastconv is faster",
     ]
+
+
+def _memory(found: Mapping[str, Any]) -> list[str]:
+    """What copying reads and writes in a second; files of older versions do not say."""
+    rates = [
+        f"{rate / 1e9:.0f} GB/s on {threads} thread{'s' if threads != '1' else ''}"
+        for threads, rate in found.get("memory", {}).items()
+    ]
+    return [f"memory, copied: {', '.join(rates)}"] if rates else []
 
 
 def summary(groups: Mapping[str, Sequence[Case]]) -> list[Row]:
@@ -263,7 +277,7 @@ def select(results: Results, operation: str, peers: Sequence[str]) -> Results:
     return {**results, "benchmarks": chosen}
 
 
-def plot(results: Results, file: Path) -> None:
+def plot_ratios(results: Results, file: Path) -> None:
     """Draw the ratios on a logarithmic scale: a panel per operation, a line per layer, a dot per peer."""
     import matplotlib
 
@@ -316,7 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     parser.add_argument("--operation", default="", metavar="TEXT", help="only operations that contain this")
     parser.add_argument("--peer", nargs="+", default=[], metavar="NAME", help="only these peers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the roofline (needs matplotlib)")
+    parser.add_argument("--ratios", type=Path, metavar="FILE", help="also draw the ratios (needs matplotlib)")
     options = parser.parse_args(arguments)
     try:
         results = json.loads(options.results.read_text())
@@ -328,8 +343,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not read_cases(results):
         parser.error(f"no operation contains {options.operation!r}")
     print(report(results, options.markdown))
+    if options.ratios:
+        plot_ratios(results, options.ratios)
     if options.plot:
-        plot(results, options.plot)
+        from benchmarks import roofline  # which takes its cases from here
+
+        try:
+            roofline.plot(results, options.plot, options.peer)
+        except ValueError as error:
+            parser.error(f"--plot: {error}")
 
 
 if __name__ == "__main__":

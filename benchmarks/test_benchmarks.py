@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 import fastconv
-from benchmarks import accuracy, first_call, numpy_ops, peers, race, scaling, table, yardsticks
+from benchmarks import (
+    accuracy,
+    first_call,
+    numpy_ops,
+    peers,
+    race,
+    roofline,
+    scaling,
+    steps,
+    table,
+    yardsticks,
+)
 from benchmarks.contenders import LineUp
 from benchmarks.layers import (
     CONV_LAYERS,
@@ -109,8 +120,63 @@ def test_unusable_results(
 def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file = tmp_path / "ratios.png"
-    table.plot(results(), file)
+    table.plot_ratios(results(), file)
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_roofline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn where the traffic and the bandwidth were measured; else it says what is missing."""
+    pytest.importorskip("matplotlib")
+    found, image = results(), tmp_path / "roofline.png"
+    source = tmp_path / "results.json"
+    source.write_text(json.dumps(found))
+    with pytest.raises(SystemExit):
+        table.main([str(source), "--plot", str(image)])
+    assert "lack the traffic" in capsys.readouterr().err
+    assert not image.exists()
+    found["machine_info"]["conditions"]["memory"] = {"1": 20e9, "2": 30e9}
+    for case in found["benchmarks"]:
+        case["extra_info"]["traffic"] = 1e5
+    copy = {"name": "copy", "seconds": 0.001, "work": 3e7}
+    pool = {**case["extra_info"], "operation": "max_pool2d", "unit": "GB/s", "work": 2e7, "yardstick": copy}
+    found["benchmarks"].append({"extra_info": pool})
+    source.write_text(json.dumps(found))
+    table.main([str(source), "--plot", str(image), "--ratios", str(tmp_path / "ratios.png")])
+    assert "memory, copied: 20 GB/s on 1 thread, 30 GB/s on 2 threads" in capsys.readouterr().out
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_roof_is_memory_or_multiply_adds() -> None:
+    case = {"work": 8e6, "traffic": 4e6, "unit": "GFLOP/s"}
+    assert roofline.roof(case, 200e9, 30e9) == 60e9
+    assert roofline.roof(case, 50e9, 30e9) == 50e9
+
+
+@pytest.mark.skipif(DISABLED, reason="NUMBA_DISABLE_JIT: there is nothing to measure")
+def test_what_the_bandwidth_copies() -> None:
+    """Every byte, for a size that the threads do not share evenly."""
+    copy = yardsticks.Copy(3, 64 * 1001)
+    np.testing.assert_array_equal(copy.call(), copy.source)
+
+
+STEPS_LAYER = ConvLayer("conv", "net", 2, 16, 12, 16, 3, padding=1)
+
+
+@pytest.mark.parametrize("step", [steps.loops, steps.windows, steps.im2col, steps.winograd])
+def test_the_steps_of_the_documentation(step: Any) -> None:
+    """Each computes a convolution; that of loops is slow, so it gets less of it."""
+    layer = (
+        STEPS_LAYER._replace(batch=1, in_channels=2, out_channels=2) if step is steps.loops else STEPS_LAYER
+    )
+    data = conv_data(layer)
+    expected = numpy_ops.forward(layer, data._replace(bias=0 * data.bias).astype(np.float64))
+    race.check("step", step(steps.padded(layer, data), data.weight), expected, np.float32)
+
+
+@pytest.mark.skipif(DISABLED, reason="NUMBA_DISABLE_JIT: it is LLVM's code")
+def test_the_tile_of_the_documentation() -> None:
+    """It is compared with NumPy before it is timed."""
+    assert steps.tile_rate(2, 1, products=2) > 0
 
 
 @pytest.mark.parametrize("layer", [*CONV_LAYERS, *TINY_LAYERS], ids=lambda layer: layer.name)
@@ -165,7 +231,7 @@ def test_what_a_copy_moves() -> None:
 
 
 @pytest.mark.skipif(DISABLED, reason="the other contender takes too long without the compiler")
-@pytest.mark.parametrize("peer", ["onnxruntime", "jax"])
+@pytest.mark.parametrize("peer", ["onnxruntime", "openvino", "opencv", "torch", "jax"])
 @pytest.mark.parametrize("op", CONV_OPERATIONS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_optional_peers_convolve(peer: str, op: str, groups: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from benchmarks.contenders import Contender, load
+from benchmarks.contenders import Contender, LeftOut, load
 from benchmarks.layers import ConvData, ConvLayer, PoolData, PoolLayer
 
 #: Memory orders of images, by the name of the contender.
@@ -47,6 +47,20 @@ def conv(op: str, layer: ConvLayer, data: ConvData, memory: str) -> Contender:
         "backward": gradients([True, True, True]),
     }
     return Contender(calls[op], torch.inference_mode)
+
+
+def nnpack(op: str, layer: ConvLayer, data: ConvData) -> Contender:
+    """NNPACK as PyTorch has it: kernels of its own, Winograd's and Fourier's among them."""
+    torch = load_torch()
+    if not torch.backends.nnpack.is_available():
+        raise LeftOut("not in this PyTorch")
+    if op != "forward":
+        raise LeftOut("forward only")
+    if layer.groups != 1 or data.x.dtype != np.float32:
+        raise LeftOut("float32 without groups only")
+    x, weight, bias = (torch.from_numpy(array) for array in (data.x, data.weight, data.bias))
+    facts = [layer.padding] * 2, [layer.stride] * 2
+    return Contender(lambda: torch._nnpack_spatial_convolution(x, weight, bias, *facts), torch.inference_mode)
 
 
 def pool(op: str, layer: PoolLayer, data: PoolData, indices: np.ndarray, memory: str) -> Contender:

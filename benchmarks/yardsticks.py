@@ -124,6 +124,65 @@ def measured_peaks(calls: int = 20) -> dict[str, dict[str, float]]:
     return rates
 
 
+#: Bytes that are copied from one place in memory to another: more than caches hold.
+COPY_BYTES = 128 << 20
+
+COPY = record("source target size")
+
+
+@kernel(COPY)
+def copy_memory(bits):
+    """Each task copies its share, a vector at a time."""
+    step = LANES[bits] * bits // 8
+
+    def copy_memory(params, t, tasks):
+        p = fields(params, COPY)
+        zero = simd.splat(0.0, bits)
+        for vector in range(p.size // step * t // tasks, p.size // step * (t + 1) // tasks):
+            place = vector * step
+            simd.store(p.target + place, simd.load(p.source + place, zero))
+
+    return copy_memory
+
+
+class Copy:
+    """Memory to memory, on `threads` threads, `size` bytes of it."""
+
+    def __init__(self, threads: int, size: int = COPY_BYTES) -> None:
+        self.threads = threads
+        self.source = _aligned((size // 4,), np.dtype(np.float32))
+        self.source[:] = np.arange(size // 4, dtype=np.float32)
+        self.target = _aligned(self.source.shape, self.source.dtype)
+        self.target.fill(-1)  # touched, so that no page is new
+        #: read and written
+        self.work = 2 * self.source.nbytes
+
+    def call(self) -> np.ndarray:
+        """The copy."""
+        launch(
+            copy_memory,
+            self.source.dtype,
+            self.threads,
+            source=address_of(self.source),
+            target=address_of(self.target),
+            size=self.source.nbytes,
+        )
+        return self.target
+
+
+def measured_bandwidth(calls: int = 5) -> dict[str, float]:
+    """Bytes a second that copying reads and writes, by number of threads: the best of some calls."""
+    found = {}
+    for threads in sorted({1, fastconv.get_num_threads()}):
+        copy, times = Copy(threads), []
+        for _ in range(calls + 1):  # the first may compile
+            start = time.perf_counter()
+            copy.call()
+            times.append(time.perf_counter() - start)
+        found[str(threads)] = copy.work / min(times)
+    return found
+
+
 def copy_of(arrays: Sequence[np.ndarray]) -> Yardstick:
     """NumPy copies `arrays` into memory that it has touched before: each byte is read and written."""
     copies = [np.zeros_like(array) for array in arrays]

@@ -31,10 +31,13 @@ import numpy as np
 
 from fastconv import nn
 from fastconv.datasets import Digits, download_mnist, load_digits, load_mnist
+from fastconv.figures import draw_training
 from fastconv.nn.layer import Array
 
 #: Mean and standard deviation of the pixels of MNIST's training images.
 MEAN, STD = 0.1307, 0.3081
+#: Where ``--plot`` draws unless told otherwise.
+PLOT_FILE = "mnist.png"
 
 
 class Model(NamedTuple):
@@ -214,28 +217,6 @@ def train(
     return Result(net, history, float(np.mean(predicted == digits.test_labels)))
 
 
-def plot(history: nn.History, path: Path) -> None:
-    """Draw loss and accuracy over the epochs into a file; its ending says the format."""
-    # without pyplot nothing looks for a display
-    from matplotlib.figure import Figure
-
-    epochs = range(1, len(history.loss) + 1)
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, name, train_values, test_values in (
-        (left, "loss", history.loss, history.val_loss),
-        (right, "accuracy", history.accuracy, history.val_accuracy),
-    ):
-        axes.plot(epochs, train_values, marker=".", label="training")
-        axes.plot(epochs, test_values, marker=".", label="held out")
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)
-
-
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -263,29 +244,35 @@ _rate.__name__ = "positive number"
 _seed.__name__ = "seed"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m fastconv.mnist",
-        description="Train a convolutional network on handwritten digits and test it.",
-        epilog="Without --data or --download: 4,000 digits to train on and 1,000 to test with, "
-        "which need no network.",
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description = "Train a convolutional network on handwritten digits and test it."
+    parser.epilog = (
+        "Without --data or --download: 4,000 digits to train on and 1,000 to test with, no network needed."
     )
-    source = result.add_mutually_exclusive_group()
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", metavar="DIR", type=Path, help="MNIST's four IDX files")
     source.add_argument("--download", action="store_true", help="fetch the full MNIST, once (11 MB)")
-    result.add_argument("--model", choices=MODELS, default="pytorch", help="default: pytorch")
-    result.add_argument(
-        "--epochs", type=_positive, help="default: 15, or 10 with the full set; modern 20, or 8"
+    parser.add_argument("--model", choices=MODELS, default="pytorch", help="default: pytorch")
+    parser.add_argument(
+        "--epochs", metavar="N", type=_positive, help="default: 15, or 10 with the full set; modern 20, or 8"
     )
-    result.add_argument("--batch-size", type=_positive, help="default: 64, keras 32, modern 100")
-    result.add_argument("--lr", type=_rate, help="of Adam, at its highest; default: 0.001, modern 0.008")
-    result.add_argument("--seed", type=_seed, default=0, help="default: 0; one seed, one result")
-    result.add_argument("--save", metavar="FILE", type=Path, help="write the net (safetensors)")
-    result.add_argument("--plot", metavar="FILE", type=Path, help="draw loss and accuracy")
-    result.add_argument("--json", action="store_true", help="end with the result as JSON")
-    result.add_argument("--quiet", action="store_true", help="print the result only")
-    return result
+    parser.add_argument("--batch-size", metavar="N", type=_positive, help="default: 64, keras 32, modern 100")
+    parser.add_argument(
+        "--lr", metavar="RATE", type=_rate, help="of Adam, at its highest; default: 0.001, modern 0.008"
+    )
+    parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="default: 0; one seed, one result")
+    parser.add_argument("--save", metavar="FILE", type=Path, help="write the net (safetensors)")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=Path(PLOT_FILE),
+        help="draw curves, confusion matrix, filters and activation maps; without FILE: " + PLOT_FILE,
+    )
+    parser.add_argument("--json", action="store_true", help="end with the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -314,12 +301,18 @@ def _digits(arguments: argparse.Namespace) -> Digits:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 2 where a file could not be read or written."""
-    arguments = parser().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m fastconv.mnist")
+    configure(parser)
+    return run(parser.parse_args(argv), parser.prog)
+
+
+def run(arguments: argparse.Namespace, prog: str) -> int:
+    """Train, test and write what was asked for; `prog` is what errors begin with."""
     try:
         _check_outputs(arguments)
         digits = _digits(arguments)
     except (OSError, ValueError, ImportError) as error:
-        return _failed(error)
+        return _failed(prog, error)
     full = arguments.download or arguments.data is not None
     epochs: int = arguments.epochs or MODELS[arguments.model].epochs[full]
 
@@ -353,9 +346,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.save is not None:
             nn.save(net, arguments.save)
         if arguments.plot is not None:
-            plot(history, arguments.plot)
+            model = MODELS[arguments.model]
+            images = prepare(digits.test_images, model.layout)
+            title = f"{arguments.model}, {epochs} epochs of {len(digits.train_labels):,} digits"
+            title += f": {accuracy * 100:.1f} % of {count:,} others right"
+            draw_training(net, history, images, digits.test_labels, arguments.plot, title)
+            if not arguments.quiet and not arguments.json:
+                print(f"drawn: {arguments.plot}")
     except (OSError, ValueError) as error:
-        return _failed(error)
+        return _failed(prog, error)
     if arguments.json:
         result = {
             "test_accuracy": accuracy,
@@ -375,8 +374,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failed(error: Exception) -> int:
-    print(f"python -m fastconv.mnist: error: {error}", file=sys.stderr)
+def _failed(prog: str, error: Exception) -> int:
+    print(f"{prog}: error: {error}", file=sys.stderr)
     return 2
 
 

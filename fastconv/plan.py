@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from math import prod
 from typing import Any
 
@@ -16,7 +17,7 @@ from fastconv.shapes import ConvShape, drop, join_shape
 
 @dataclass(frozen=True)
 class Plan:
-    """How one operation of a convolution is computed. Printing it tells the story.
+    """How one operation of a convolution is computed. Printing it tells the story; notebooks show a table.
 
     Attributes
     ----------
@@ -37,6 +38,13 @@ class Plan:
         Block and tile sizes.
     rejected : dict
         For each other algorithm, why it was not chosen.
+
+    Examples
+    --------
+    >>> from fastconv import explain
+    >>> plan = explain((4, 64, 56, 56), (64, 64, 1, 1))
+    >>> plan.algorithm, plan.rejected["winograd"]
+    ('gemm', 'it is made for kernels of 3 x 3 cells')
     """
 
     op: str
@@ -50,22 +58,44 @@ class Plan:
     rejected: dict[str, str]
 
     def __str__(self) -> str:
+        title, geometry, facts = self._story()
+        lines = [title, f"  {geometry}"]
+        lines += [f"  {name:10} {value}" for name, value in facts]
+        lines += [f"  not {name}: {reason}" for name, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        title, geometry, facts = self._story()
+        rows = [(f"<b>{escape(name)}</b>", escape(value)) for name, value in facts]
+        rows += [(f"not {escape(name)}", escape(reason)) for name, reason in self.rejected.items()]
+        # left, where a notebook's own style would have numbers' cells
+        left = 'style="text-align: left"'
+        cells = "".join(f"<tr><td {left}>{name}</td><td {left}>{value}</td></tr>" for name, value in rows)
+        head = f'{escape(title)}<br><span style="font-weight: normal">{escape(geometry)}</span>'
+        head = f'<tr><th colspan="2" {left}>{head}</th></tr>'
+        return f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
+
+    def _story(self) -> tuple[str, str, list[tuple[str, str]]]:
+        """What is computed, with which geometry, and how: name and value of each fact."""
         s = self.shape
         size, kernel = drop(s.input, s.rank), drop(s.kernel, s.rank)
         pads = list(zip(drop(s.pad_before, s.rank), drop(s.pad_after, s.rank), strict=True))
         x = join_shape(s.layout, True, s.batch, s.in_channels, size)
         y = join_shape(s.layout, True, s.batch, s.out_channels, drop(s.output, s.rank))
-        lines = [
-            f"conv{s.rank}d {self.op}, {self.dtype}, {s.layout}: x {x} -> y {y}",
-            f"  kernel {kernel}, stride {drop(s.stride, s.rank)}, padding {pads}, "
-            f"dilation {drop(s.dilation, s.rank)}, groups {s.groups}",
-            f"  algorithm  {self.algorithm}: {self.reason}",
-            f"  flops      {self.flops:,}",
-            f"  workspace  {self.workspace:,} bytes (x has {self._bytes(x):,}, y {self._bytes(y):,})",
+        title = f"conv{s.rank}d {self.op}, {self.dtype}, {s.layout}: x {x} -> y {y}"
+        geometry = (
+            f"kernel {kernel}, stride {drop(s.stride, s.rank)}, padding {pads}, "
+            f"dilation {drop(s.dilation, s.rank)}, groups {s.groups}"
+        )
+        workspace = f"{self.workspace:,} bytes (x has {self._bytes(x):,}, y {self._bytes(y):,})"
+        facts = [
+            ("algorithm", f"{self.algorithm}: {self.reason}"),
+            ("flops", f"{self.flops:,}"),
+            ("workspace", workspace),
+            *((name, str(value)) for name, value in self.details.items()),
         ]
-        lines += [f"  {name:10} {value}" for name, value in self.details.items()]
-        lines += [f"  not {name}: {reason}" for name, reason in self.rejected.items()]
-        return "\n".join(lines)
+        return title, geometry, facts
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
         return prod(shape) * self.dtype.itemsize

@@ -40,6 +40,10 @@ def set_float32_precision(precision: Any) -> None:
 def get_float32_precision() -> str:
     """How exact convolutions must be: "high" or "highest".
 
+    Returns
+    -------
+    str
+
     Examples
     --------
     >>> get_float32_precision()

@@ -46,6 +46,12 @@ _forked_after_start = False
 def get_num_threads() -> int:
     """Number of threads that a call made here would use.
 
+    Returns
+    -------
+    int
+
+    Examples
+    --------
     >>> get_num_threads() >= 1
     True
     """
@@ -65,6 +71,10 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         If `n` is no int, or out of range.
+
+    Examples
+    --------
+    >>> set_num_threads(get_num_threads())
     """
     global _default_threads
     _default_threads = _checked(n, "set_num_threads")
@@ -74,6 +84,18 @@ def set_num_threads(n: int) -> None:
 def num_threads(n: int) -> Iterator[None]:
     """Context manager: use `n` threads within the block, in this Python thread alone.
 
+    Parameters
+    ----------
+    n : int
+        As for `set_num_threads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no int, or out of range.
+
+    Examples
+    --------
     >>> with num_threads(1):
     ...     get_num_threads()
     1

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
+import operator
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from processes import python
 
 import fastconv
+from fastconv import nn
 
 PACKAGE = Path(fastconv.__file__).parent
 
@@ -28,6 +32,7 @@ FLOORS = [
     {"functional"},
     {"warmup"},
     {"nn", "onnx", "autograd", "dask", "cs231n"},
+    {"bench", "figures"},
     {"mnist"},
     {"__init__", "__main__"},
 ]
@@ -201,6 +206,26 @@ def test_functions_are_explained_in_full(name: str) -> None:
 def test_other_ranks_point_to_two_dimensions(name: str) -> None:
     two = name.replace("1d", "2d").replace("3d", "2d")
     assert f"`{two}`" in (inspect.getdoc(getattr(fastconv, name)) or "")
+
+
+@pytest.mark.parametrize("name", sorted({*fastconv.__all__, *(f"nn.{n}" for n in nn.__all__)}))
+def test_public_names_have_an_example_and_all_parameters(name: str) -> None:
+    """Of functions and classes; what is the same for several is told once, and pointed to."""
+    thing: Any = operator.attrgetter(name)(fastconv)
+    if not (inspect.isfunction(thing) or inspect.isclass(thing)):
+        return
+    text = inspect.getdoc(thing) or ""
+    if re.search("1d|3d", name):
+        assert f"`{re.sub('[13]d', '2d', name.removeprefix('nn.'))}`" in text
+        return
+    assert ">>> " in text
+    parameters = list(inspect.signature(thing).parameters.values())
+    if dataclasses.is_dataclass(thing) or not parameters or thing is fastconv.PackedWeight:
+        return
+    told = re.search(r"^(Parameters|Attributes)\n-+\n(.*?)(\n\n\w+\n--|\Z)", text, re.M | re.S)
+    assert told, f"{name} has no parameters"
+    names = set(re.findall(r"\w+", " ".join(line for line in told[2].splitlines() if line[:1] != " ")))
+    assert {parameter.name for parameter in parameters} - names <= {"args", "kwargs"}
 
 
 def test_options_are_keywords() -> None:

@@ -54,6 +54,8 @@ for number in range(150):
     layout = ("NCHW", "NCHW", "NHWC")[number % 3]
     n, groups = rng.integers(1, 4), rng.integers(1, 3)
     c, k = groups * rng.integers(1, 6), groups * rng.integers(1, 12)
+    if number % 6 == 2:  # channels last, by whole vectors
+        c, k = groups * 8 * rng.integers(1, 4), groups * 8 * rng.integers(1, 10)
     kernel, stride, padding = rng.integers(1, 4, 2), rng.integers(1, 4, 2), rng.integers(0, 3, 2)
     if number % 4 == 0:  # what Winograd is made for
         kernel, stride = np.array([3, 3]), np.array([1, 1])
@@ -119,7 +121,8 @@ for number in range(200):
     reach = dilation * (kernel - 1) + 1
     padding = rng.integers(0, reach)
     size = reach + (rng.integers(0, 6), rng.integers(0, 70))
-    x = rng.standard_normal((rng.integers(1, 3), rng.integers(1, 4), *size)).astype(dtype)
+    channels = rng.integers(1, 150 if layout == "NHWC" and number % 2 else 4)
+    x = rng.standard_normal((rng.integers(1, 3), channels, *size)).astype(dtype)
     if layout == "NHWC":
         x = x.transpose(0, 2, 3, 1).copy()
     facts = [a.tolist() for a in (kernel, stride, padding, dilation)]

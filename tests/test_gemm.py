@@ -12,7 +12,7 @@ from oracles import assert_same_bits
 
 import fastconv
 from fastconv import jit
-from fastconv.algorithms import ALGORITHMS, gemm, implicit_gemm, weight_gradient
+from fastconv.algorithms import ALGORITHMS, channels_last_gradient, gemm, implicit_gemm, weight_gradient
 from fastconv.functional import bound
 from fastconv.shapes import ConvShape, conv_shape
 
@@ -35,6 +35,8 @@ def forget() -> None:
         bound._bind,
         weight_gradient.cut,
         weight_gradient._prepare,
+        channels_last_gradient.cut,
+        channels_last_gradient.prepare,
     ):
         cached.cache_clear()
 
@@ -90,6 +92,61 @@ def test_blocks_do_not_change_the_weight_gradient(
     forget()
     expected = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="naive")
     assert_same_bits(result, expected)
+
+
+@given(
+    st.sampled_from([1, 20_000, 10**6]),
+    st.sampled_from([(1, 1), (1, 5), (20, 40), (1, 10**6)]),
+    st.sampled_from([(1, 10**9), (3, 10**9), (16, 20_000), (16, 10**9)]),
+    # channels of a group in and out, groups: rows of one kernel cell, of several, rows left over
+    st.sampled_from([(1, 8, 1), (3, 5, 1), (8, 16, 1), (16, 70, 1), (11, 19, 2), (8, 16, 3)]),
+    st.sampled_from(
+        [{}, {"padding": 1}, {"stride": 2, "padding": (2, 1)}, {"dilation": (2, 3), "padding": 3}]
+    ),
+)
+def test_blocks_do_not_change_the_channels_last_weight_gradient(
+    chunk: int,
+    pixels: tuple[int, int],
+    segments: tuple[int, int],
+    channels: tuple[int, int, int],
+    facts: dict,
+) -> None:
+    rng = np.random.default_rng(chunk + pixels[0] + channels[0])
+    group_in, group_out, groups = channels
+    # small integers: every order of additions is exact
+    x = rng.integers(-4, 5, (3, 9, 12, groups * group_in)).astype(np.float32)
+    weight = rng.integers(-4, 5, (3, 2, group_in, groups * group_out)).astype(np.float32)
+    facts = facts | {"groups": groups, "layout": "NHWC"}
+    y = fastconv.conv2d(x, weight, **facts)
+    grad_output = rng.integers(-4, 5, y.shape).astype(np.float32)
+    limits = {
+        "CHUNK_BYTES": chunk,
+        "LEAST_PIXELS": pixels[0],
+        "MOST_PIXELS": pixels[1],
+        "MOST_SEGMENTS": segments[0],
+        "SUMS_BYTES": segments[1],
+    }
+    with mock.patch.multiple(channels_last_gradient, **limits):
+        forget()
+        result = fastconv.conv2d_weight_grad(grad_output, x, weight.shape, **facts, algorithm="gemm")
+    forget()
+    expected = fastconv.conv2d_weight_grad(grad_output, x, weight.shape, **facts, algorithm="naive")
+    assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("size", [(4, 20, 20, 64), (1, 7, 7, 512), (40, 30, 30, 1), (3, 9, 9, 21)])
+def test_same_bits_of_channels_last_gradients_for_any_number_of_threads(size: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(size).astype(np.float32)
+    grad_output = rng.standard_normal((*size[:3], 48)).astype(np.float32)
+
+    def gradient(threads: int) -> np.ndarray:
+        facts = {"padding": 1, "layout": "NHWC", "algorithm": "gemm"}
+        with fastconv.num_threads(threads):
+            return fastconv.conv2d_weight_grad(grad_output, x, (3, 3, size[3], 48), **facts)
+
+    for threads in range(2, fastconv.get_num_threads() + 1):
+        assert_same_bits(gradient(threads), gradient(1))
 
 
 @pytest.mark.parametrize("size", [(4, 64, 20, 20), (1, 512, 7, 7), (40, 1, 30, 30)])
@@ -175,13 +232,11 @@ def refusal(
 
 def test_refusals_say_why() -> None:
     assert refusal() == refusal("input_grad") == refusal("weight_grad", stride=2, padding=3) == ""
-    assert "channels-first" in refusal("weight_grad", layout="NHWC")
     assert refusal(layout="NHWC") == refusal("input_grad", layout="NHWC") == ""
+    assert refusal("weight_grad", layout="NHWC") == ""
     assert "kernel this large" in refusal(kernel=400)
-    with pytest.raises(ValueError, match="channels-first"):
-        fastconv.conv2d_weight_grad(
-            np.ones((1, 3, 3, 2)), np.ones((1, 5, 5, 2)), (3, 3, 2, 2), layout="NHWC", algorithm="gemm"
-        )
+    with pytest.raises(ValueError, match="kernel this large"):
+        fastconv.conv2d(np.ones((1, 2, 900, 900)), np.ones((2, 2, 400, 400)), algorithm="gemm")
 
 
 def test_explain_tells_tiles_and_tasks() -> None:

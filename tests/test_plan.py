@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -158,6 +160,49 @@ def test_plan_tells_the_story() -> None:
         "not naive: ",
     ):
         assert fact in text
+
+
+class Rows(HTMLParser):
+    """The text of a table's cells, row by row, and whether every tag is closed in its turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag == "td":
+            self.rows[-1].append("")
+        if tag != "br":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if "td" in self.open:
+            self.rows[-1][-1] += text
+
+
+def test_plan_in_a_notebook() -> None:
+    """The table has what is printed, and what would be HTML is text."""
+    plan = fastconv.explain((64, 64, 56, 56), (128, 64, 3, 3), padding=1)
+    page = plan._repr_html_()
+    head, *rows = Rows(page).rows
+    assert head == []  # whose cell is a heading
+    assert all(len(row) == 2 for row in rows)
+    assert ["algorithm", f"{plan.algorithm}: {plan.reason}"] in rows
+    assert ["flops", f"{plan.flops:,}"] in rows
+    for name, reason in plan.rejected.items():
+        assert [f"not {name}", reason] in rows
+    assert "x (64, 64, 56, 56) -&gt; y (64, 128, 56, 56)" in page
+    odd = replace(plan, reason="<b> & 'c'", rejected={"<i>": "</td>"})
+    assert ["algorithm", f"{plan.algorithm}: <b> & 'c'"] in Rows(odd._repr_html_()).rows
+    assert ["not <i>", "</td>"] in Rows(odd._repr_html_()).rows
 
 
 def test_plan_of_channels_last() -> None:

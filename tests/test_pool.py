@@ -53,6 +53,15 @@ NAMED = {
     "volume": Pool((3, 5, 4), (2, 3, 2), stride=(1, 2, 2), padding=(0, 1, 1), channels=2),
     "signal": Pool((11,), 4, stride=3, padding=2),
     "channels last": Pool((5, 4), 2, channels=3, batch=2, layout="NHWC"),
+    "channels last, side by side": Pool((4, 6), 2, channels=70, batch=2, layout="NHWC"),
+    "channels last, padded": Pool((4, 5), 3, stride=1, padding=1, channels=133, layout="NHWC"),
+    "channels last, dilated": Pool(
+        (7, 6), 2, stride=1, padding=1, dilation=(2, 3), channels=17, layout="NHWC"
+    ),
+    "channels last, dilation with stride": Pool(
+        (3, 9, 8), 2, stride=(1, 2, 2), dilation=(1, 4, 3), channels=67, batch=1, layout="NHWC"
+    ),
+    "a window to each cell, dilated": Pool((4, 3), 2, stride=1, dilation=2),
     "2x2, long rows": Pool((4, 75), 2, channels=2),
     "2x2, whole vectors": Pool((2, 64), 2),
     "2x2, long rows, the last column left over": Pool((5, 33), 2, ceil_mode=True),

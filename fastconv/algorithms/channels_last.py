@@ -126,6 +126,26 @@ def merge(conv: Convolution) -> Convolution:
     )
 
 
+def widening(original: Convolution, merged: Convolution, dtype: np.dtype) -> tuple[Prepared | None, int]:
+    """What makes the rows of x as wide as a merged convolution reads them, if need be; and their reals."""
+    depth, height, width = merged.input
+    x_width, left = original.input[2], original.pad[2]
+    if merged is original or (left == 0 and width == x_width):
+        return None, 0
+    channels, rows = merged.groups * original.group_in, merged.images * depth * height
+    widen = Prepared(
+        kernels.widen_rows,
+        dtype,
+        task_count(rows * width * channels // 4, rows),
+        "x wide",
+        rows=rows,
+        row=x_width * channels,
+        wide_row=width * channels,
+        left=left * channels,
+    )
+    return widen, rows * width * channels
+
+
 class Blocks(NamedTuple):
     """How the work is cut, and what of a task's scratch memory is where, in bytes."""
 
@@ -211,23 +231,8 @@ def prepare(conv: Convolution, dtype: np.dtype, relu: bool, tasks: int, packed: 
     pack, taps_at = _prepare_pack(columns, columns.tasks)
     channels = conv.groups * conv.group_in
     original, conv = conv, merge(conv)
-    x_width, left = original.input[2], original.pad[2]
+    widen, wide_size = widening(original, conv, dtype)
     depth, height, width = conv.input
-    widen = None
-    wide_size = 0
-    if conv is not original and (left != 0 or width != x_width):
-        rows = conv.images * depth * height
-        wide_size = rows * width * channels
-        widen = Prepared(
-            kernels.widen_rows,
-            dtype,
-            task_count(wide_size // 4, rows),
-            "x wide",
-            rows=rows,
-            row=x_width * channels,
-            wide_row=width * channels,
-            left=left * channels,
-        )
     forward = Prepared(
         kernels.forward,
         dtype,

@@ -19,6 +19,7 @@ from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import DISABLED, address_of
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.direct import PLACES, TILES
+from fastconv.kernels.microkernel import ROWS
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import ConvShape
 from fastconv.threads import Prepared, task_count
@@ -189,12 +190,14 @@ class Direct(Algorithm):
             return "a pointwise convolution has no rows to share"
         if shape.groups > 1:
             return None
-        if shape.group_in * shape.taps > DEPTH:
+        outputs = shape.group_out if op == "forward" else shape.group_in
+        few = outputs < ROWS  # gemm would compute ROWS: for one, a kernel of 31 x 31 takes it 6 times as long
+        if not few and shape.group_in * shape.taps > DEPTH:
             return "with this many channels implicit GEMM is as fast, and may have its weight packed before"
         lanes = LANES[8 * dtype.itemsize]
         width = shape.output[2] if op == "forward" else -(-shape.input[2] // shape.stride[2])
         filled = width / round_up(width, lanes)
-        if filled < 0.75 and shape.group_in * shape.taps > 200:
+        if not few and filled < 0.75 and shape.group_in * shape.taps > 200:
             return f"rows of {width} pixels would fill {filled:.0%} of their vectors"  # gemm: 0.75
         if op == "input_grad" and shape.stride[2] > 1 and shape.group_in <= 4:
             # im2col: 0.7 to 0.95

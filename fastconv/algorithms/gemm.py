@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import channels_last, implicit_gemm, weight_gradient
+from fastconv.algorithms import channels_last, channels_last_gradient, implicit_gemm, weight_gradient
 from fastconv.algorithms.base import Algorithm, Bound, Packing
 from fastconv.algorithms.implicit_gemm import (
     Convolution,
@@ -177,8 +177,6 @@ class Gemm(Algorithm):
     def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if DISABLED:
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
-        if shape.layout == "NHWC" and op == "weight_grad":
-            return "its weight gradient reads channels-first arrays only"
         if not shape.is_empty and self._scratch_bytes(shape, dtype, op) > SCRATCH_BYTES:
             return f"a block of a kernel this large needs more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
@@ -191,6 +189,9 @@ class Gemm(Algorithm):
 
     def _scratch_bytes(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         """Most scratch memory that a task may need."""
+        if op == "weight_grad" and shape.layout == "NHWC":
+            conv = channels_last.merge(forward_convolution(shape))
+            return channels_last_gradient.cut(conv, dtype.itemsize).scratch_bytes
         if op == "weight_grad":
             return weight_gradient.cut(as_row(shape), dtype.itemsize).scratch_bytes
         if shape.layout == "NHWC":
@@ -203,6 +204,8 @@ class Gemm(Algorithm):
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if shape.is_empty:
             return 0
+        if op == "weight_grad" and shape.layout == "NHWC":
+            return channels_last_gradient.workspace_bytes(forward_convolution(shape), dtype)
         if op == "weight_grad":
             return weight_gradient.workspace_bytes(as_row(shape), dtype)
         room = _room(shape)
@@ -213,6 +216,15 @@ class Gemm(Algorithm):
             return {}
         lanes = LANES[8 * dtype.itemsize]
         tile = f"{VECTORS} vectors of {lanes}"
+        if op == "weight_grad" and shape.layout == "NHWC":
+            chunks = channels_last_gradient.cut(
+                channels_last.merge(forward_convolution(shape)), dtype.itemsize
+            )
+            return {
+                "tile": f"{ROWS} kernel cells x {VECTORS * lanes} output channels ({tile})",
+                "chunk": f"{chunks.chunk_pixels} pixels",
+                "segments": f"{chunks.segments}, added in order",
+            }
         if op == "weight_grad":
             blocks = weight_gradient.cut(as_row(shape), dtype.itemsize)
             return {
@@ -270,4 +282,7 @@ class Gemm(Algorithm):
             room.convolve(grad_output, weight, out, conv)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-        weight_gradient.weight_gradient(grad_output, x, out, as_row(shape))
+        if shape.layout == "NHWC":
+            channels_last_gradient.weight_gradient(grad_output, x, out, forward_convolution(shape))
+        else:
+            weight_gradient.weight_gradient(grad_output, x, out, as_row(shape))

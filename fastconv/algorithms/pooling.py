@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd, prod
+from math import prod
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from fastconv.kernels import pool_channels, pool_gradients, pool_places, pool_pl
 from fastconv.kernels import pooling as kernels
 from fastconv.kernels.simd import LANES
 from fastconv.shapes import PoolShape, Triple
-from fastconv.threads import Prepared, get_num_threads, task_count
+from fastconv.threads import Prepared, task_count
 
 #: Bytes of scratch rows that a block aims at. Of 2 to 32 KiB this was best: averages of 3 x 3 cells of
 #: 112 x 112 took 0.56 ms, and 0.98 ms with 32 KiB.
@@ -83,6 +83,32 @@ def adaptive_windows(size: Triple, output: Triple) -> Axes:
         return Axis(first, last, 1, last - first, last - first)
 
     z, y, x = (axis(*pair) for pair in zip(size, output, strict=True))
+    return z, y, x
+
+
+def _covering(axis: Axis, size: int) -> Axis:
+    """Which windows hold each of `size` cells, told as windows are; the extents stay those of the windows.
+
+    A cell's windows are every `step`-th: those whose first cell is a multiple of the dilation away.
+    """
+    phase = axis.first % axis.step
+    alike = np.flatnonzero(phase == phase[0])
+    step = int(alike[1]) if len(alike) > 1 else len(phase)
+    first, count = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for start in range(step):
+        members = np.arange(start, len(phase), step)
+        cells = np.arange(phase[start], size, axis.step)
+        ended = np.searchsorted(axis.last[members], cells, "right")
+        begun = np.searchsorted(axis.first[members], cells, "right")
+        first[cells] = start + step * ended
+        count[cells] = np.maximum(begun - ended, 0)
+    return Axis(first, first + count * step, step, count, axis.extent)
+
+
+@lru_cache(maxsize=256)
+def _all_covering(axes: Axes, size: Triple) -> Axes:
+    """`_covering` along each axis of a plane."""
+    z, y, x = (_covering(axis, cells) for axis, cells in zip(axes, size, strict=True))
     return z, y, x
 
 
@@ -213,22 +239,6 @@ def _forward(
     )
 
 
-def _covering(shape: PoolShape, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Which windows hold a cell of x: first, count and step, as in `Axis`."""
-    stride, dilation = shape.stride[axis], shape.dilation[axis]
-    reach = dilation * (shape.kernel[axis] - 1)
-    place = np.arange(shape.input[axis], dtype=np.int64) + shape.pad_before[axis]
-    lowest = np.maximum(-((reach - place) // stride), 0)
-    highest = np.minimum(place // stride, shape.output[axis] - 1)
-    # window o holds a place by tap k if o * stride + k * dilation = place: every `step`-th, or none
-    common = gcd(stride, dilation)
-    step = dilation // common
-    residue = place // common % step * pow(stride // common, -1, step) % step
-    first = lowest + (residue - lowest) % step
-    count = np.maximum((highest - first) // step + 1, 0)
-    return first, np.where(place % common == 0, count, 0), step
-
-
 @lru_cache(maxsize=1024)
 def _backward(shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool, divisor: int) -> _Rows:
     """The gradient of average pooling by rows."""
@@ -255,8 +265,9 @@ def _backward(shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool
         "extent_y": (1 / rows).astype(dtype),
         "extent_x": (1 / np.resize(columns, width + lanes)).astype(dtype),
     }
-    tables["first_z"], tables["count_z"], step_z = _covering(shape, 0)
-    tables["first_y"], tables["count_y"], step_y = _covering(shape, 1)
+    z_axis, y_axis = (_covering(windows(shape, count_padding)[i], shape.input[i]) for i in range(2))
+    tables["first_z"], tables["count_z"] = z_axis.first, z_axis.cells
+    tables["first_y"], tables["count_y"] = y_axis.first, y_axis.cells
     return _Rows(
         kernel,
         dtype,
@@ -270,8 +281,8 @@ def _backward(shape: PoolShape, dtype: np.dtype, tasks: int, count_padding: bool
         out_depth=out_depth,
         out_height=out_height,
         out_width=out_width,
-        step_z=step_z,
-        step_y=step_y,
+        step_z=z_axis.step,
+        step_y=y_axis.step,
         kernel_x=kernel_x,
         stride_x=stride_x,
         dilation_x=dilation_x,
@@ -309,13 +320,13 @@ def _by_rows(
 BY_CHANNELS = {
     kernels.max_pool: pool_channels.max_channels,
     kernels.avg_pool: pool_channels.avg_channels,
-    kernels.avg_pool_backward: pool_channels.avg_channels_backward,
+    pool_channels.avg_channels_backward: pool_channels.avg_channels_backward,
 }
 
 
-def _is_channels_last(array: np.ndarray) -> bool:
-    """Whether each cell's channels are neighbours."""
-    return array.shape[1] > 1 and array.strides[1] == array.itemsize
+def _are_channels_last(*arrays: np.ndarray) -> bool:
+    """Whether each cell's channels are neighbours, and vectors can be used."""
+    return not DISABLED and all(a.shape[1] > 1 and a.strides[1] == a.itemsize for a in arrays)
 
 
 @lru_cache(maxsize=1024)
@@ -327,7 +338,6 @@ def _prepare(
     y: tuple[tuple[int, ...], tuple[int, ...]],
     axes: Axes,
     divisor: int,
-    block_channels: int,
 ) -> tuple[Prepared, Axes]:
     """A kernel for arrays x and y, of which shape and strides are told; and what must be kept alive."""
     fields = {}
@@ -339,11 +349,11 @@ def _prepare(
         fields["last_" + name] = address_of(axis.last)
         fields["step_" + name] = axis.step
         fields["extent_" + name] = address_of(axis.extent)
+    if not divisor and all((axis.extent == axis.extent[0]).all() for axis in axes):
+        divisor = prod(int(axis.extent[0]) for axis in axes)  # need not be worked out for each window
     fields["images"], fields["channels"], fields["depth"], fields["height"], fields["width"] = x[0]
     fields["out_depth"], fields["out_height"], fields["out_width"] = y[0][2:]
-    prepared = Prepared(
-        kernel, dtype, tasks, "x y indices", divisor=divisor, block_channels=block_channels, **fields
-    )
+    prepared = Prepared(kernel, dtype, tasks, "x y indices", divisor=divisor, **fields)
     return prepared, axes
 
 
@@ -355,19 +365,14 @@ def _run(
     indices: np.ndarray | None = None,
     divisor: int = 0,
 ) -> None:
-    images, channels = x.shape[:2]
-    units, block_channels = images * channels, channels
+    units = x.shape[0] * x.shape[1]
     narrow = indices is None or prod(x.shape[2:]) < pool_rows.NOWHERE
-    if not DISABLED and narrow and _is_channels_last(x) and _is_channels_last(y):
-        units = images * y.shape[2] * y.shape[3]
-        if kernel is kernels.avg_pool_backward:
-            if images < get_num_threads():
-                block_channels = LANES[8 * x.itemsize]
-            units = images * -(-channels // block_channels)
+    if kernel in BY_CHANNELS and narrow and _are_channels_last(x, y):
+        units = x.shape[0] * y.shape[2] * y.shape[3]
         kernel = BY_CHANNELS[kernel]
     tasks = task_count(x.size + y.size, units)
     arrays = (x.shape, x.strides), (y.shape, y.strides)
-    prepared = _prepare(kernel, x.dtype, tasks, *arrays, axes, divisor, block_channels)[0]
+    prepared = _prepare(kernel, x.dtype, tasks, *arrays, axes, divisor)[0]
     prepared.run(address_of(x), address_of(y), 0 if indices is None else address_of(indices))
 
 
@@ -383,7 +388,11 @@ def avg_pool(x: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> No
 
 def avg_pool_backward(grad_output: np.ndarray, out: np.ndarray, axes: Axes, divisor: int = 0) -> None:
     """out = each gradient, divided, added to every cell of its window."""
-    _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
+    if _are_channels_last(grad_output, out):
+        size: Triple = out.shape[2:]
+        _run(pool_channels.avg_channels_backward, grad_output, out, _all_covering(axes, size), None, divisor)
+    else:
+        _run(kernels.avg_pool_backward, out, grad_output, axes, divisor=divisor)
 
 
 @lru_cache(maxsize=1024)

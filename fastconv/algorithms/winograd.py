@@ -33,8 +33,6 @@ FEW_CHANNELS = 4
 MOST_OUTPUTS = 2
 #: Operations below which starting kernels takes the time: 0.5 to 1.4 times as fast, then 1.0 to 2 times.
 LEAST_FLOPS = 3_000_000
-#: Tiles of channels-last images below which transforming the weight takes longer than is saved.
-FEW_TILES = 64
 #: How many times fewer multiplications it must need. One image of 7 x 7 cells has 2.2 times fewer, and is
 #: done 1.9 times as fast; one of 4 x 4 has 1.8 times more.
 LEAST_SAVING = 1.5
@@ -84,8 +82,8 @@ class Winograd(Algorithm):
             return 'set_float32_precision("highest") rules it out'
         if op == "weight_grad":
             return "its tiles are made for kernels of 3 x 3 cells, and here grad_output is the kernel"
-        if shape.layout == "NHWC" and (op != "forward" or shape.groups > 1):
-            return "of channels-last arrays it does the forward pass without groups only"
+        if shape.layout == "NHWC" and shape.groups > 1:
+            return "of channels-last arrays it does those without groups only"
         if shape.kernel != (1, 3, 3):
             return "it is made for kernels of 3 x 3 cells"
         if shape.stride != (1, 1, 1) or shape.dilation[1:] != (1, 1):
@@ -114,8 +112,6 @@ class Winograd(Algorithm):
             return f"it would compute {ROWS} input channels where there are {conv.group_out}"
         if conv.flops < LEAST_FLOPS:
             return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
-        if shape.layout == "NHWC" and tiling.tiles < FEW_TILES:
-            return f"so few tiles, {tiling.tiles}, do not pay for transforming the weight"
         together = ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
         direct = conv.taps * -(-conv.images * conv.pixels // together)
         if direct < LEAST_SAVING * _products(tiling, shape, dtype):
@@ -140,7 +136,8 @@ class Winograd(Algorithm):
                 "tile": name,
                 "lanes": f"{LANES[8 * dtype.itemsize]} channels",
                 "block": f"{parts.block_tiles} of {tiling.tiles} tiles",
-                "tasks": f"{parts.tasks} over tiles",
+                "tasks": f"{parts.tile_tasks} over tiles x {parts.panel_tasks} over output channels",
+                "weight": f"transformed {'panel by panel, when used' if parts.fused else 'before'}",
             }
         cut = winograd_blocks.cut(tiling, dtype, tasks_of(tiling))
         lanes = LANES[8 * dtype.itemsize]
@@ -172,7 +169,7 @@ class Winograd(Algorithm):
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
     ) -> None:
         tiling = tiling_of(shape, out.dtype, "input_grad")
-        prepare(tiling, out.dtype, False, tasks_of(tiling)).run(grad_output, weight, None, out)
+        _run_of(tiling, shape, out.dtype, False, False).run(grad_output, weight, None, out)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
         raise NotImplementedError

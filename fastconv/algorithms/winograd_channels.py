@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.implicit_gemm import Weights
 from fastconv.algorithms.winograd_blocks import Tiling
 from fastconv.algorithms.workspace import odd_lines, places, scratch
 from fastconv.jit import address_of
@@ -17,7 +18,15 @@ from fastconv.kernels.winograd_points import TAPS
 from fastconv.threads import Prepared, task_count
 
 #: Tiles of a block: enough to read a panel of the weight from L2 or L3 for, few enough for their inputs.
-TILES = 32
+TILES = 64
+
+
+#: With no more than this many times ROWS tiles the threads share the output channels, if each gets as many
+#: panels of them as this.
+FEW_UNITS = 16
+LEAST_PANELS = 2
+#: Channels of a block of a weight that is transformed when it is used.
+BLOCK_CHANNELS = 64
 
 
 class Filters(NamedTuple):
@@ -27,8 +36,7 @@ class Filters(NamedTuple):
     tile: int
     group_in: int
     group_out: int
-    #: elements from tap to tap
-    tap: int
+    weights: Weights
 
     @property
     def vectors(self) -> int:
@@ -49,36 +57,70 @@ class Filters(NamedTuple):
         """Tasks that the work is worth."""
         return task_count(self.size // self.dtype.itemsize, -(-self.vectors // VECTORS))
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Of all tasks, for what must be transposed."""
+        return 0 if self.weights.row == 1 else self.tasks * turned_bytes(self.dtype)
+
+    @property
+    def first(self) -> int:
+        """Bytes from the first cell of the array to that of the first tap."""
+        return self.weights.first_tap * self.dtype.itemsize
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """The fields of a record that say where the weight's cells are."""
+        weights, itemsize = self.weights, self.dtype.itemsize
+        return {
+            "tap_bytes": weights.tap[2] * itemsize,
+            "row_bytes": weights.row * itemsize,
+            "channel_bytes": weights.channel * itemsize,
+        }
+
     def pack(self, weight: np.ndarray, packed: int) -> None:
-        _prepare_pack(self, self.tasks).run(address_of(weight), packed)
+        memory = scratch(self.scratch_bytes)
+        _prepare_pack(self, self.tasks).run(address_of(weight) + self.first, packed, memory)
 
 
 @lru_cache(maxsize=4096)
 def _prepare_pack(filters: Filters, tasks: int) -> Prepared:
-    itemsize = filters.dtype.itemsize
     return Prepared(
         kernels.PACK_WEIGHT[filters.tile],
         filters.dtype,
         tasks,
-        "weight packed",
+        "weight packed scratch",
+        scratch_bytes=filters.scratch_bytes // tasks,
         group_in=filters.group_in,
         group_out=filters.group_out,
-        tap_bytes=filters.tap * itemsize,
-        channel_bytes=filters.group_out * itemsize,
+        **filters.strides,
         packed_point=filters.point_bytes,
     )
 
 
 def filters_of(tiling: Tiling, dtype: np.dtype) -> Filters:
     conv = tiling.conv
-    return Filters(dtype, tiling.tile, conv.group_in, conv.group_out, conv.weights.tap[2])
+    return Filters(dtype, tiling.tile, conv.group_in, conv.group_out, conv.weights)
+
+
+def turned_bytes(dtype: np.dtype) -> int:
+    """Of the taps of as many input and output channels as a vector has lanes."""
+    return TAPS**2 * LANES[8 * dtype.itemsize] ** 2 * dtype.itemsize
+
+
+def panel_bytes(channels: int, dtype: np.dtype) -> int:
+    """From point to point of a panel that is transformed when it is used."""
+    return odd_lines(channels * VECTORS * LANES[8 * dtype.itemsize] * dtype.itemsize)
 
 
 class Blocks(NamedTuple):
     """How the work is cut, strides in bytes, and what of a task's scratch memory is where."""
 
-    tasks: int
+    tile_tasks: int
+    panel_tasks: int
     block_tiles: int
+    block_channels: int
+    #: whether the weight is transformed panel by panel, when it is used, if it is not packed
+    fused: bool
     input_tile: int
     input_point: int
     sum_point: int
@@ -90,21 +132,30 @@ class Blocks(NamedTuple):
     at_writes: int
     at_a: int
     at_c: int
+    at_packed: int
+    at_turned: int
     scratch_bytes: int
 
 
 @lru_cache(maxsize=4096)
-def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
+def cut(tiling: Tiling, dtype: np.dtype, tasks: int, packed: bool = False) -> Blocks:
     """Sizes of the blocks of a convolution in `tasks` tasks."""
     conv, itemsize = tiling.conv, dtype.itemsize
     lanes = LANES[8 * itemsize]
     units = -(-tiling.tiles // ROWS)
-    tasks = min(tasks, units)
-    block_tiles = min(TILES, -(-units // tasks) * ROWS)
+    # with few tiles it takes longer to read the weight than to transform what all tasks then transform
+    panels = -(-conv.group_out // (VECTORS * lanes))
+    share_panels = units <= FEW_UNITS and panels >= LEAST_PANELS * tasks
+    tile_tasks, panel_tasks = (1, tasks) if share_panels else (min(tasks, units), 1)
+    block_tiles = min(TILES, -(-units // tile_tasks) * ROWS)
+    # each panel is then used but once, soon after it was written
+    fused = share_panels and block_tiles >= tiling.tiles and not packed
+    block_channels = min(conv.group_in, BLOCK_CHANNELS) if fused else conv.group_in
     input_tile = -(-conv.group_in // lanes) * lanes * itemsize
     input_point = odd_lines(block_tiles * input_tile)
     sum_point = odd_lines(block_tiles * VECTORS * lanes * itemsize)
     row = (max(conv.group_in, conv.group_out) + lanes) * itemsize
+    turned = 0 if conv.weights.row == 1 else turned_bytes(dtype)
     at = places(
         [
             row,
@@ -115,17 +166,35 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
             block_tiles * tiling.tile**2 * 8,
             block_tiles * 8,
             block_tiles * 8,
+            tiling.points * panel_bytes(block_channels, dtype) if fused else 0,
+            turned if fused else 0,
         ]
     )
     *at, end = at
-    return Blocks._make((tasks, block_tiles, input_tile, input_point, sum_point, *at, odd_lines(end)))
+    return Blocks._make(
+        (
+            tile_tasks,
+            panel_tasks,
+            block_tiles,
+            block_channels,
+            fused,
+            input_tile,
+            input_point,
+            sum_point,
+            *at,
+            odd_lines(end),
+        )
+    )
 
 
 class Run(NamedTuple):
     """Both kernels, ready to be run."""
 
-    pack: Prepared
+    #: transforms the weight; None where it is transformed when used, or was before
+    pack: Prepared | None
     forward: Prepared
+    #: bytes from the first cell of the weight
+    first_weight: int
     #: bytes of the workspace, and where in it the tasks' scratch begins
     workspace_bytes: int
     at_scratch: int
@@ -133,34 +202,39 @@ class Run(NamedTuple):
     def run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
         """out = conv(x, weight) + bias; only the arrays' memory matters, not their shapes."""
         memory = scratch(self.workspace_bytes)
-        self.pack.run(address_of(weight), memory)
-        self._convolve(x, memory, bias, out, memory)
+        weight_at = address_of(weight) + self.first_weight
+        if self.pack is None:
+            self._convolve(x, 0, weight_at, bias, out, memory)
+        else:
+            self.pack.run(weight_at, memory, memory + self.at_scratch)
+            self._convolve(x, memory, 0, bias, out, memory)
 
     def run_packed(self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
         """`run` with the bytes of a transformed weight."""
-        self._convolve(x, address_of(packed), bias, out, scratch(self.workspace_bytes))
+        self._convolve(x, address_of(packed), 0, bias, out, scratch(self.workspace_bytes))
 
     def _convolve(
-        self, x: np.ndarray, packed: int, bias: np.ndarray | None, out: np.ndarray, memory: int
+        self, x: np.ndarray, packed: int, weight: int, bias: np.ndarray | None, out: np.ndarray, memory: int
     ) -> None:
         bias_at = 0 if bias is None else address_of(bias)
-        self.forward.run(address_of(x), bias_at, address_of(out), packed, memory + self.at_scratch)
+        self.forward.run(address_of(x), bias_at, address_of(out), packed, weight, memory + self.at_scratch)
 
 
 @lru_cache(maxsize=4096)
 def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: bool = False) -> Run:
     """Whatever does not depend on the arrays; with `packed` for `Run.run_packed`, else for `Run.run`."""
     conv = tiling.conv
-    blocks, filters = cut(tiling, dtype, tasks), filters_of(tiling, dtype)
+    blocks, filters = cut(tiling, dtype, tasks, packed), filters_of(tiling, dtype)
     depth, height, width = conv.input
     channels = conv.group_in
     params = blocks._asdict()
-    tasks = params.pop("tasks")
+    fused = params.pop("fused")
+    tasks = blocks.tile_tasks * blocks.panel_tasks
     forward = Prepared(
         kernels.FORWARD[tiling.tile],
         dtype,
         tasks,
-        "x bias y packed scratch",
+        "x bias y packed weight scratch",
         relu=int(relu),
         x_n=depth * height * width * channels,
         x_z=height * width * channels,
@@ -182,8 +256,12 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
         pad_x=conv.pad[2],
         tiles_y=tiling.grid[0],
         tiles_x=tiling.grid[1],
-        packed_point=filters.point_bytes,
+        packed_point=panel_bytes(blocks.block_channels, dtype) if fused else filters.point_bytes,
+        **filters.strides,
         **params,
     )
-    _, at_scratch, end = places([0 if packed else filters.size, tasks * blocks.scratch_bytes])
-    return Run(_prepare_pack(filters, filters.tasks), forward, end, at_scratch)
+    before = not packed and not fused
+    scratch_bytes = max(tasks * blocks.scratch_bytes, filters.scratch_bytes if before else 0)
+    _, at_scratch, end = places([filters.size if before else 0, scratch_bytes])
+    pack = _prepare_pack(filters, filters.tasks) if before else None
+    return Run(pack, forward, filters.first, end, at_scratch)

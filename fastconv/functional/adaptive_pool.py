@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -118,6 +118,18 @@ def adaptive_avg_pool3d_backward(
     return _avg_backward("adaptive_avg_pool3d_backward", 3, grad_output, input_shape, layout)
 
 
+@overload
+def adaptive_max_pool1d(
+    x: np.ndarray, output_size: OutputSize, return_indices: Literal[False] = False, *, layout: str = "NCHW"
+) -> np.ndarray: ...
+@overload
+def adaptive_max_pool1d(
+    x: np.ndarray, output_size: OutputSize, return_indices: Literal[True], *, layout: str = "NCHW"
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def adaptive_max_pool1d(
+    x: np.ndarray, output_size: OutputSize, return_indices: bool = False, *, layout: str = "NCHW"
+) -> Any: ...
 def adaptive_max_pool1d(
     x: np.ndarray, output_size: OutputSize, return_indices: bool = False, *, layout: str = "NCHW"
 ) -> Any:
@@ -125,6 +137,18 @@ def adaptive_max_pool1d(
     return _max("adaptive_max_pool1d", 1, x, output_size, return_indices, layout)
 
 
+@overload
+def adaptive_max_pool2d(
+    x: np.ndarray, output_size: OutputSize, return_indices: Literal[False] = False, *, layout: str = "NCHW"
+) -> np.ndarray: ...
+@overload
+def adaptive_max_pool2d(
+    x: np.ndarray, output_size: OutputSize, return_indices: Literal[True], *, layout: str = "NCHW"
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def adaptive_max_pool2d(
+    x: np.ndarray, output_size: OutputSize, return_indices: bool = False, *, layout: str = "NCHW"
+) -> Any: ...
 def adaptive_max_pool2d(
     x: np.ndarray, output_size: OutputSize, return_indices: bool = False, *, layout: str = "NCHW"
 ) -> Any:
@@ -157,6 +181,18 @@ def adaptive_max_pool2d(
     return _max("adaptive_max_pool2d", 2, x, output_size, return_indices, layout)
 
 
+@overload
+def adaptive_max_pool3d(
+    x: np.ndarray, output_size: OutputSize, return_indices: Literal[False] = False, *, layout: str = "NCHW"
+) -> np.ndarray: ...
+@overload
+def adaptive_max_pool3d(
+    x: np.ndarray, output_size: OutputSize, return_indices: Literal[True], *, layout: str = "NCHW"
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def adaptive_max_pool3d(
+    x: np.ndarray, output_size: OutputSize, return_indices: bool = False, *, layout: str = "NCHW"
+) -> Any: ...
 def adaptive_max_pool3d(
     x: np.ndarray, output_size: OutputSize, return_indices: bool = False, *, layout: str = "NCHW"
 ) -> Any:

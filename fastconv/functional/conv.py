@@ -30,7 +30,21 @@ __all__ = [
 
 
 class ConvGrads(NamedTuple):
-    """Gradients of a convolution; None where not needed."""
+    """Gradients of a convolution, as a named tuple.
+
+    Attributes
+    ----------
+    x, weight, bias : ndarray or None
+        Each of the shape of what it is the gradient of; None where it was not needed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, weight = np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))
+    >>> grads = conv2d_backward(np.ones((1, 1, 2, 2)), x, weight, needs=(False, True, True))
+    >>> grads.x is None, grads.weight.shape, grads.bias
+    (True, (1, 1, 2, 2), array([4.]))
+    """
 
     x: np.ndarray | None
     weight: np.ndarray | None

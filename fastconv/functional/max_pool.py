@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -31,6 +31,48 @@ __all__ = [
 ]
 
 
+@overload
+def max_pool1d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+@overload
+def max_pool1d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def max_pool1d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> Any: ...
 def max_pool1d(
     x: np.ndarray,
     kernel_size: Ints,
@@ -49,6 +91,48 @@ def max_pool1d(
     return _forward("max_pool1d", 1, x, *args, layout, algorithm, out)
 
 
+@overload
+def max_pool2d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+@overload
+def max_pool2d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def max_pool2d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> Any: ...
 def max_pool2d(
     x: np.ndarray,
     kernel_size: Ints,
@@ -115,6 +199,48 @@ def max_pool2d(
     return _forward("max_pool2d", 2, x, *args, layout, algorithm, out)
 
 
+@overload
+def max_pool3d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+@overload
+def max_pool3d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def max_pool3d(
+    x: np.ndarray,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: np.ndarray | None = None,
+) -> Any: ...
 def max_pool3d(
     x: np.ndarray,
     kernel_size: Ints,

@@ -52,6 +52,13 @@ class PackedWeight:
         The algorithm that it was packed for.
     nbytes : int
         Of the packed form and the plain one.
+
+    Examples
+    --------
+    >>> from fastconv import prepack
+    >>> packed = prepack(np.ones((8, 3, 3, 3), np.float32), x_shape=(1, 3, 32, 32))
+    >>> packed.shape, np.asarray(packed).dtype
+    ((8, 3, 3, 3), dtype('float32'))
     """
 
     def __init__(self, weight: np.ndarray, algorithm: Algorithm, packing: Packing | None) -> None:

@@ -164,6 +164,39 @@ def multiply_pixels(
     return types.void(*arguments), codegen
 
 
+@intrinsic(prefer_literal=True)
+def multiply_seen(
+    typingctx: Any,
+    a: Any,
+    a_skip: Any,
+    b: Any,
+    depth: Any,
+    c: Any,
+    c_row: Any,
+    start: Any,
+    vectors: Any,
+    like: Any,
+) -> Any:
+    """C tile = start + A x B panel, where A's columns lie anywhere, and B's panel is packed.
+
+    `a` is a table of the addresses of A's columns, each ROWS reals one after the other, to which `a_skip`
+    bytes are added; in int64. `start` is ZERO or LOAD. Else as `multiply_tile`.
+    """
+    if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
+        return None
+    count = vectors.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, a_skip, b, depth, c, c_row, start = args[:7]
+        tile = Tile(builder, like, count)
+        rows = tile.rows(c, c_row)
+        initial = tile.begin(rows, start)
+        tile.store(rows, tile.loop(_Seen(tile, a, a_skip, b), depth, initial))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7, vectors, like), codegen
+
+
 class Tile:
     """Writes the code of one tile; of whole vectors, or with the last one of each row cut to `last` lanes."""
 
@@ -375,6 +408,21 @@ class _Rows:
         columns = tile.vectors_at(panel)
         offset = tile.word_at(self.offsets, k)
         return [tile.broadcast(tile.builder.add(row, offset), 0) for row in self.a_rows], columns
+
+
+class _Seen:
+    """Operands of `multiply_seen`: A's columns are found by a table, B is a packed panel."""
+
+    def __init__(self, tile: Tile, a: Any, a_skip: Any, b: Any) -> None:
+        self.tile, self.a, self.a_skip, self.panel = tile, a, a_skip, b
+        self.panel_step = tile.vectors * tile.vector_bytes
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """As `_Panel.read`."""
+        tile = self.tile
+        columns = tile.vectors_at(panel)
+        column = tile.builder.add(tile.word_at(self.a, k), self.a_skip)
+        return [tile.broadcast(column, row * tile.element_bytes) for row in range(ROWS)], columns
 
 
 class _Pixels:

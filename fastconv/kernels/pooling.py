@@ -9,6 +9,8 @@ A unit is one plane: one channel of one image.
 from __future__ import annotations
 
 from fastconv.jit import fields, inlined, ints, kernel, reals, record
+from fastconv.kernels import simd
+from fastconv.kernels.simd import put
 
 POOLING = record(
     # x or grad_x; y or grad_output; indices (0: none), with the strides of y
@@ -19,9 +21,7 @@ POOLING = record(
     # the tables of int64, one entry per output cell of the axis
     "first_z last_z first_y last_y first_x last_x step_z step_y step_x "
     # divisor of a window: the product of one entry per axis, unless `divisor` is positive
-    "extent_z extent_y extent_x divisor "
-    # of channels that are neighbours, how many a unit of the gradient of averages has
-    "block_channels"
+    "extent_z extent_y extent_x divisor"
 )
 
 SCATTER = record(
@@ -105,19 +105,33 @@ def scatter(x, plane, cells, y, indices, first, count):
 
 
 @inlined
-def scatter_channels(p, x, plane, y, indices, source, channels):
+def clear_cells(target, count, zero):
+    """`count` zeros."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    for i in range(0, count, lanes):
+        put(target + min(i, max(0, count - lanes)) * size, zero, count)
+
+
+@inlined
+def scatter_channels(p, x, plane, y, indices, source, channels, bits):
     """x = 0, then as `scatter`, for some channels that are neighbours."""
     wrong = False
-    for cell in range(p.cells):
+    zero = simd.splat(0.0, bits)
+    # read once: for all that is known, what is added to x may change the record
+    cells, step, out_step = p.cells, p.x_x, p.y_x
+    if channels == step:  # all of them
+        clear_cells(p.x + plane * (bits // 8), cells * step, zero)
+    else:
+        for cell in range(cells):
+            clear_cells(p.x + (plane + cell * step) * (bits // 8), channels, zero)
+    for _ in range(p.out_cells):
         for c in range(channels):
-            x[plane + cell * p.x_x + c] = 0
-    for cell in range(p.out_cells):
-        for c in range(channels):
-            place = indices[source + cell * p.y_x + c]
-            inside = 0 <= place < p.cells
+            place = indices[source + c]
+            inside = 0 <= place < cells
             wrong |= not inside
             if inside:
-                x[plane + place * p.x_x + c] += y[source + cell * p.y_x + c]
+                x[plane + place * step + c] += y[source + c]
+        source += out_step
     return wrong
 
 
@@ -148,7 +162,7 @@ def max_pool_backward(bits):
                 n, c = divmod(unit, p.channels)
                 channels = min(p.channels - c, last - unit)
                 plane, source = n * p.x_n + c, n * p.y_n + c
-                wrong |= scatter_channels(p, x, plane, y, indices, source, channels)
+                wrong |= scatter_channels(p, x, plane, y, indices, source, channels, bits)
                 unit += channels
         ints(p.wrong)[t] = wrong
 

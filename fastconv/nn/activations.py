@@ -37,6 +37,10 @@ class ReLU(Layer):
 class LeakyReLU(Layer):
     """x where x > 0, ``negative_slope * x`` elsewhere.
 
+    Parameters
+    ----------
+    negative_slope : float
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn

@@ -11,6 +11,8 @@ from fastconv.nn.layer import Array
 class RandomAffine:
     """Each image turned, moved and scaled at random about its centre, interpolated between its cells.
 
+    Called with images (N, C, H, W) and a generator; what it returns has the same shape and dtype.
+
     Parameters
     ----------
     degrees : float
@@ -21,6 +23,11 @@ class RandomAffine:
         Factors are drawn from 1 - scale to 1 + scale.
     fill : float
         What comes in from beyond the borders.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
 
     Examples
     --------

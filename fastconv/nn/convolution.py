@@ -213,6 +213,8 @@ class _Conv(_Convolution):
 class Conv1d(_Conv):
     """Convolution over one spatial axis, `fastconv.conv1d`; the arguments are those of `Conv2d`.
 
+    x (N, C, L) to y (N, K, P).
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -227,7 +229,7 @@ class Conv1d(_Conv):
 
 
 class Conv2d(_Conv):
-    """Convolution over two spatial axes, `fastconv.conv2d`.
+    """Convolution over two spatial axes, `fastconv.conv2d`: x (N, C, H, W) to y (N, K, P, Q).
 
     Parameters
     ----------
@@ -292,6 +294,8 @@ class Conv2d(_Conv):
 class Conv3d(_Conv):
     """Convolution over three spatial axes, `fastconv.conv3d`; the arguments are those of `Conv2d`.
 
+    x (N, C, D, H, W) to y (N, K, O, P, Q).
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -307,6 +311,9 @@ class Conv3d(_Conv):
 
 class ConvTranspose2d(_Convolution):
     """Transposed convolution over two spatial axes, `fastconv.conv_transpose2d`.
+
+    x (N, C, H, W) to y (N, K, P, Q), with P = (H - 1) * stride - pads + dilation * (kernel - 1) +
+    output_padding + 1, and so Q.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from fastconv.nn.layer import Array, Fused, Layer, Rng, floating_dtype, positive
 
 
 class Linear(Layer):
-    """y = x weight' + bias over the last axis.
+    """y = x weight' + bias over the last axis: x (N, ..., in_features) to y (N, ..., out_features).
 
     Parameters
     ----------
@@ -27,6 +27,11 @@ class Linear(Layer):
         Seed of the start values, PyTorch's U(-1 / sqrt(in_features), 1 / sqrt(in_features)).
     dtype : float32 or float64
         Of the parameters, and so of x.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
 
     Examples
     --------
@@ -111,6 +116,11 @@ class Flatten(Layer):
         so that the weight of a `Linear` behind it is PyTorch's. It copies x; the plain one does
         not, and serves networks of either layout that are not exchanged with PyTorch.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -155,6 +165,13 @@ class Dropout(Layer):
     rng : None, int or numpy.random.Generator
         Where the choices come from: a seed makes the sequence of masks reproducible.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://jmlr.org/papers/v15/srivastava14a.html
 
     Examples

@@ -22,6 +22,30 @@ class Layer:
     A subclass puts its parameters into ``self.params`` when it is made, calls ``self._keep`` in
     `forward`, ``self._recall`` in `backward`, and stores the gradients in ``self.grads`` under the
     names of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv.nn as nn
+    >>> class Scale(nn.Layer):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.params["factor"] = np.full(1, 3.0)
+    ...
+    ...     def forward(self, x, training=False):
+    ...         self._keep(training, x)
+    ...         return self.params["factor"] * x
+    ...
+    ...     def backward(self, grad_y):
+    ...         (x,) = self._recall()
+    ...         self.grads["factor"] = np.sum(grad_y * x, keepdims=True)[0]
+    ...         return self.params["factor"] * grad_y
+    >>> layer = Scale()
+    >>> layer.forward(np.array([[1.0, 2.0]]), training=True)
+    array([[3., 6.]])
+    >>> layer.backward(np.array([[1.0, 1.0]]))
+    array([[3., 3.]])
+    >>> layer.grads
+    {'factor': array([3.])}
     """
 
     def __init__(self) -> None:
@@ -41,7 +65,25 @@ class Layer:
         return self._grads
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """The output for x; with `training` also keep what `backward` needs."""
+        """The output for x; with `training` also keep what `backward` needs.
+
+        Parameters
+        ----------
+        x : float32 or float64 array
+            Of the dtype of the parameters, if there are any; it is not written to.
+        training : bool
+            Whether a `backward` may follow; some layers do something else then, as `Dropout`.
+
+        Returns
+        -------
+        array
+            Of the dtype of x.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where the shape or dtype of x is not what the layer takes.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def backward(self, grad_y: Array) -> Array:
@@ -220,6 +262,13 @@ class Sequential(Layer):
     ----------
     *layers : Layer
         Each may occur once: a layer keeps what its own last forward saw.
+
+    Raises
+    ------
+    TypeError
+        Where an argument is no layer.
+    ValueError
+        Where one layer occurs twice.
 
     Examples
     --------

@@ -11,13 +11,40 @@ from fastconv.nn.layer import Array
 
 
 class Loss:
-    """A number that says how far predictions are from their targets."""
+    """A number that says how far predictions are from their targets.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv.nn as nn
+    >>> loss = nn.MSE()  # a subclass
+    >>> loss.forward(np.array([3.0]), np.array([1.0])), loss.backward()
+    (4.0, array([4.]))
+    """
 
     def __init__(self) -> None:
         self._saved: tuple[Any, ...] | None = None
 
     def forward(self, pred: Array, target: Array) -> float:
-        """The mean loss of a batch."""
+        """The mean loss of a batch.
+
+        Parameters
+        ----------
+        pred : float32 or float64 array
+            What a network says; (N, C) where the target is a class for each sample.
+        target : array
+            What is right: as each loss has it.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            Where the shapes do not fit together, or a label is no class of `pred`.
+        TypeError
+            Where `pred` is not real, or labels are no integers.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def backward(self) -> Array:

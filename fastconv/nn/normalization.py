@@ -15,7 +15,7 @@ from fastconv.nn.layer import Array, Fused, Layer, floating_dtype, positive
 
 
 class BatchNorm2d(Layer):
-    """(x - mean) / sqrt(var + eps) * weight + bias, per channel.
+    """(x - mean) / sqrt(var + eps) * weight + bias, per channel of x (N, C, H, W).
 
     In training, mean and variance are those of the batch, and running estimates of them are
     updated; inference uses the estimates.
@@ -38,6 +38,13 @@ class BatchNorm2d(Layer):
         Set it to use the running estimates in training too and leave them as they are, as one does
         to fine-tune a trained network. Initially False.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://arxiv.org/abs/1502.03167. As in PyTorch, the batch is normalised by the biased
     variance, and the running estimate takes the unbiased one.
 

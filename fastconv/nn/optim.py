@@ -33,8 +33,22 @@ class Optimizer:
         The network that `step` changes.
     lr : float
         The learning rate; set it at any time, for a schedule.
+    weight_decay : float
     steps : int
         How many steps were taken.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv.nn as nn
+    >>> net = nn.Linear(3, 2, rng=0)
+    >>> optimizer = nn.SGD(net, lr=0.1)  # a subclass
+    >>> loss = nn.CrossEntropy()
+    >>> for _ in range(3):
+    ...     _ = loss.forward(net.forward(np.ones((4, 3), np.float32), training=True), np.zeros(4, int))
+    ...     _ = net.backward(loss.backward())
+    ...     optimizer.step()
+    >>> optimizer.steps
+    3
     """
 
     def __init__(self, net: Layer, lr: float, weight_decay: float) -> None:
@@ -117,6 +131,11 @@ class SGD(Optimizer):
     nesterov : bool
         Step along grad + momentum v instead of v; needs a momentum and no dampening.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
     Examples
     --------
     >>> import numpy as np, fastconv.nn as nn
@@ -196,7 +215,21 @@ class RMSprop(Optimizer):
     centered : bool
         Divide by the running standard deviation: the mean of grad is taken out.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
+
+    Examples
+    --------
+    >>> import fastconv.nn as nn
+    >>> optimizer = nn.RMSprop(nn.Linear(2, 1), lr=0.01, momentum=0.9)
+    >>> optimizer.lr, optimizer.steps
+    (0.01, 0)
     """
 
     def __init__(
@@ -258,7 +291,24 @@ class Adam(Optimizer):
     weight_decay : float
         Added to the gradient, times the parameter; `AdamW` is usually the better choice.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://arxiv.org/abs/1412.6980
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv.nn as nn
+    >>> net = nn.Linear(2, 1, rng=0)
+    >>> _ = net.backward(net.forward(np.ones((4, 2), np.float32), training=True))
+    >>> before = net.params["bias"].copy()
+    >>> nn.Adam(net, lr=0.1).step()  # whose first step is lr, whatever the gradient
+    >>> abs(net.params["bias"] - before).round(3)
+    array([0.1], dtype=float32)
     """
 
     def __init__(
@@ -323,7 +373,21 @@ class AdamW(Adam):
         As for `Adam`.
     weight_decay : float
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://arxiv.org/abs/1711.05101
+
+    Examples
+    --------
+    >>> import fastconv.nn as nn
+    >>> optimizer = nn.AdamW(nn.Linear(2, 1), lr=3e-4, weight_decay=0.1)
+    >>> optimizer.lr, optimizer.steps
+    (0.0003, 0)
     """
 
     def __init__(

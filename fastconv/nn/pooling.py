@@ -55,11 +55,18 @@ class _Pool(Layer):
 class MaxPool2d(_Pool):
     """Largest value of each window, `fastconv.max_pool2d`; the gradient goes to the first largest.
 
+    x (N, C, H, W) to y (N, C, P, Q).
+
     Parameters
     ----------
     kernel_size, stride, padding, dilation, ceil_mode
         As for `fastconv.max_pool2d`.
     layout : {"NCHW", "NHWC"}
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
 
     Examples
     --------
@@ -119,13 +126,18 @@ class MaxPool2d(_Pool):
 
 
 class AvgPool2d(_Pool):
-    """Mean of each window, `fastconv.avg_pool2d`.
+    """Mean of each window, `fastconv.avg_pool2d`: x (N, C, H, W) to y (N, C, P, Q).
 
     Parameters
     ----------
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
         As for `fastconv.avg_pool2d`.
     layout : {"NCHW", "NHWC"}
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
 
     Examples
     --------
@@ -179,11 +191,18 @@ class AvgPool2d(_Pool):
 class AdaptiveAvgPool2d(Layer):
     """Mean of windows chosen to give `output_size`, `fastconv.adaptive_avg_pool2d`.
 
+    x (N, C, H, W) to y (N, C, *output_size).
+
     Parameters
     ----------
     output_size : int or (int or None, int or None)
         None keeps the size of that axis.
     layout : {"NCHW", "NHWC"}
+
+    Raises
+    ------
+    ValueError
+        Where the layout is none of these. A wrong `output_size` is refused by `forward`.
 
     Examples
     --------

@@ -31,6 +31,14 @@ def save(net: Layer, path: str | os.PathLike[str]) -> None:
     ------
     ImportError
         Where safetensors is missing.
+
+    Examples
+    --------
+    >>> import tempfile, fastconv.nn as nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nn.save(nn.Linear(2, 3), Path(folder, "net.safetensors"))
+    ...     os.listdir(folder)
+    ['net.safetensors']
     """
     safetensors = _safetensors("fastconv.nn.save")
     data = safetensors.numpy.save(net.state_dict())
@@ -59,6 +67,16 @@ def load(net: Layer, path: str | os.PathLike[str]) -> None:
     FileNotFoundError
     ValueError
         Where the file is no safetensors file, or holds another network; `net` has not changed.
+
+    Examples
+    --------
+    >>> import tempfile, fastconv.nn as nn
+    >>> net, other = nn.Linear(2, 3, rng=0), nn.Linear(2, 3, rng=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nn.save(net, Path(folder, "net.safetensors"))
+    ...     nn.load(other, Path(folder, "net.safetensors"))
+    >>> bool((other.params["weight"] == net.params["weight"]).all())
+    True
     """
     safetensors = _safetensors("fastconv.nn.load")
     data = Path(path).read_bytes()

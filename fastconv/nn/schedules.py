@@ -19,6 +19,14 @@ class Schedule:
     optimizer : Optimizer
     steps : int
         How many steps were taken.
+
+    Examples
+    --------
+    >>> import fastconv.nn as nn
+    >>> schedule = nn.CosineAnnealingLR(nn.SGD(nn.Linear(2, 1), lr=1.0), T_max=2)  # a subclass
+    >>> schedule.step()
+    >>> round(schedule.optimizer.lr, 3)
+    0.5
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -53,6 +61,13 @@ class CosineAnnealingLR(Schedule):
     eta_min : float
         The lowest rate.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://arxiv.org/abs/1608.03983
 
     Examples
@@ -94,6 +109,13 @@ class OneCycleLR(Schedule):
     div_factor, final_div_factor : float
         The first rate is max_lr / div_factor, the last that divided by final_div_factor.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument is out of range or of the wrong type.
+
+    Notes
+    -----
     Source: https://arxiv.org/abs/1708.07120. Both ways along half a wave of the cosine, as in PyTorch, whose
     cycling of the momentum is left out.
 

@@ -29,7 +29,14 @@ class History:
     seconds : list of float
         Time that each epoch took, its validation included.
 
+    Notes
+    -----
     The accuracies are empty where the targets are not one integer class per sample.
+
+    Examples
+    --------
+    >>> History(loss=[0.7, 0.4]).loss[-1]
+    0.4
     """
 
     loss: list[float] = field(default_factory=list)
