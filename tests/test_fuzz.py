@@ -217,7 +217,7 @@ def test_planning_does_not_take_longer_with_strides() -> None:
         grad_x = fastconv.conv1d_input_grad(grad, weight, (1, 2, 9), stride=2**31 - 1, algorithm=algorithm)
         np.testing.assert_array_equal(grad_x, np.pad(np.full((1, 2, 3), 2), ((0, 0), (0, 0), (0, 6))))
     with pytest.raises(ValueError, match="more than"):
-        fastconv.conv_transpose2d(X, np.ones((2, 2, 1, 1), np.float32), stride=2**31 - 1)
+        fastconv.conv_transpose2d(X, np.ones((2, 2, 1, 1), np.float32), stride=2**26)
 
 
 def test_what_is_not_finite_is_no_warning() -> None:
