@@ -112,4 +112,6 @@ def test_all_at_once(layer: str, tmp_path: Path) -> None:
     out = python(f"{code}; runpy.run_path({str(file)!r}, run_name='__main__')", **layer_variables(layer))
     if out.startswith("missing:"):
         pytest.skip(f"Numba cannot load the threading layer {layer!r} here: {out}")
-    assert out.split() == ["nested", "threads", "forked", "spawned", layer]
+    # Numba's TBB layer prints a warning when the pool's own thread forks, as it may
+    wanted = ["nested", "threads", "forked", f"spawned {layer}"]
+    assert [line for line in out.splitlines() if line in wanted] == wanted, out
