@@ -8,6 +8,7 @@ and the rule.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -26,9 +27,37 @@ LAYOUTS = ("NCHW", "NHWC")
 LARGEST_ARGUMENT = 2**31 - 1
 #: Most elements an array may have: their byte offsets stay within an int64.
 LARGEST_SIZE = 2**59
+#: Most entries, and levels of sequences within sequences, of an argument: no right one has more.
+_MOST_ENTRIES, _MOST_LEVELS = 64, 3
 
 
-def canonical(value: Any) -> Any:
+def _physical_memory() -> int:
+    """Bytes of memory that the machine has, or as many as can be addressed where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 8 * LARGEST_SIZE
+
+
+#: Most bytes that an array made here may have. Systems promise more memory than they have, and kill who uses
+#: it: what cannot fit is refused before.
+LARGEST_BYTES = _physical_memory()
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, and safe whatever its own `repr` does.
+
+    >>> shown("a" * 100)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    try:
+        text = repr(value)
+    except Exception:  # a list in itself, an int of too many digits, what the user wrote
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def canonical(value: Any, levels: int = _MOST_LEVELS) -> Any:
     """An argument in a hashable form that tells apart what the checks below tell apart.
 
     >>> canonical([1, (2, 3)])
@@ -43,7 +72,8 @@ def canonical(value: Any) -> Any:
     except TypeError:
         pass
     if isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim > 0):
-        return tuple(canonical(item) for item in value)
+        if levels and len(value) <= _MOST_ENTRIES:
+            return tuple(canonical(item, levels - 1) for item in value)
     return _Rejected(value)
 
 
@@ -54,7 +84,7 @@ class _Rejected:
     """
 
     def __init__(self, value: Any) -> None:
-        self.text = f"{value!r:.60} ({type(value).__name__})"
+        self.text = f"{shown(value)} ({type(value).__name__})"
 
     def __repr__(self) -> str:
         return self.text
@@ -62,10 +92,10 @@ class _Rejected:
 
 def integer(function: str, name: str, value: Any, least: int, most: int, rule: str) -> int:
     if not isinstance(value, int):
-        raise TypeError(f"{function}: {name} must be {rule}, got {value!r}")
+        raise TypeError(f"{function}: {name} must be {rule}, got {shown(value)}")
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
-        raise ValueError(f"{function}: {name} must be {bound}, got {value}")
+        raise ValueError(f"{function}: {name} must be {bound}, got {shown(value)}")
     return value
 
 
@@ -79,7 +109,7 @@ def per_axis(function: str, name: str, value: Any, rank: int, least: int = 1) ->
     if isinstance(value, tuple):
         if len(value) != rank:
             raise ValueError(
-                f"{function}: {name} must be {rule} (one per spatial axis), got {len(value)}: {value}"
+                f"{function}: {name} must be {rule} (one per spatial axis), got {len(value)}: {shown(value)}"
             )
         return tuple(integer(function, name, item, least, LARGEST_ARGUMENT, rule) for item in value)
     return (integer(function, name, value, least, LARGEST_ARGUMENT, rule),) * rank
@@ -112,16 +142,16 @@ def padding_pairs(
         return tuple(pairs)
     rule = f'an int, {rank} ints, {rank} (before, after) pairs, "valid", "same" or "same_lower"'
     if isinstance(padding, str):
-        raise ValueError(f"{function}: padding must be {rule}, got {padding!r}")
+        raise ValueError(f"{function}: padding must be {rule}, got {shown(padding)}")
     if not isinstance(padding, tuple):
         padding = (padding,) * rank
     if len(padding) != rank:
-        raise ValueError(f"{function}: padding must be {rule}, got {len(padding)} entries: {padding}")
+        raise ValueError(f"{function}: padding must be {rule}, got {len(padding)} entries: {shown(padding)}")
     pairs = []
     for entry in padding:
         pair = entry if isinstance(entry, tuple) else (entry, entry)
         if len(pair) != 2:
-            raise ValueError(f"{function}: padding must be {rule}, got {padding}")
+            raise ValueError(f"{function}: padding must be {rule}, got {shown(padding)}")
         before, after = (integer(function, "padding", item, 0, LARGEST_ARGUMENT, rule) for item in pair)
         pairs.append((before, after))
     return tuple(pairs)
@@ -133,7 +163,7 @@ def check_choice(function: str, name: str, value: Any, choices: Sequence[str | N
     if not known or value not in choices:
         names = [f'"{choice}"' if choice else "None" for choice in choices]
         rule = " or ".join(names) if len(names) == 2 else "one of " + ", ".join(names)
-        raise ValueError(f"{function}: {name} must be {rule}, got {value!r:.60}")
+        raise ValueError(f"{function}: {name} must be {rule}, got {shown(value)}")
 
 
 def check_layout(function: str, layout: Any) -> None:
@@ -146,11 +176,21 @@ def check_size(function: str, name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{function}: {name} would have shape {tuple(shape)}, too large to address")
 
 
+def check_bytes(function: str, name: str, shape: Sequence[int], dtype: np.dtype) -> None:
+    """Refuse to make an array that no memory holds."""
+    size = prod(shape) * dtype.itemsize
+    if size > LARGEST_BYTES:
+        raise ValueError(
+            f"{function}: {name} would have shape {tuple(shape)}, {size:,} bytes, more than the "
+            f"{LARGEST_BYTES:,} bytes of memory that there are"
+        )
+
+
 def shape_argument(function: str, name: str, value: Any) -> tuple[int, ...]:
     """A whole shape given by the user: a sequence of non-negative ints."""
     value = canonical(value)
     if not isinstance(value, tuple):
-        raise TypeError(f"{function}: {name} must be a sequence of ints, got {value!r}")
+        raise TypeError(f"{function}: {name} must be a sequence of ints, got {shown(value)}")
     most = LARGEST_SIZE
     return tuple(integer(function, name, item, 0, most, "a sequence of ints") for item in value)
 
@@ -160,7 +200,9 @@ def adaptive_output(function: str, output_size: Any, size: tuple[int, ...]) -> t
     rank = len(size)
     wanted = output_size if isinstance(output_size, tuple) else (output_size,) * rank
     if len(wanted) != rank:
-        raise ValueError(f"{function}: output_size must be an int or {rank} ints or Nones, got {output_size}")
+        raise ValueError(
+            f"{function}: output_size must be an int or {rank} ints or Nones, got {shown(output_size)}"
+        )
     if min(size) < 1:
         raise ValueError(f"{function}: every spatial axis must be at least 1, got {size}")
     rule = f"an int, or {rank} ints or Nones"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -275,6 +276,8 @@ def download_mnist(
     ------
     ImportError
         Where pooch is missing.
+    ValueError
+        Where a name is a path, or a checksum is none.
     ConnectionError
         Where no mirror gave a file; says what was wrong with each.
     """
@@ -284,6 +287,8 @@ def download_mnist(
         raise ImportError('download_mnist needs the package pooch: pip install "fastconv[mnist]"') from error
     target = Path(directory) if directory is not None else Path(pooch.os_cache("fastconv")) / "mnist"
     fetch = pooch.HTTPDownloader(timeout=timeout)
+    for name, checksum in sha256.items():
+        _check_download(name, checksum)
     for name, checksum in sha256.items():
         failures = []
         for mirror in mirrors:
@@ -297,6 +302,16 @@ def download_mnist(
         else:
             raise ConnectionError(f"download_mnist: no mirror gave {name}:\n  " + "\n  ".join(failures))
     return target
+
+
+def _check_download(name: str, checksum: str) -> None:
+    """Nothing is written outside of the folder, and nothing is taken unseen."""
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+        raise ValueError(f"download_mnist: {name!r} must be the name of a file, without a folder")
+    if not isinstance(checksum, str) or not re.fullmatch("[0-9a-fA-F]{64}", checksum):
+        raise ValueError(
+            f"download_mnist: {name!r} needs a SHA-256 of 64 hexadecimal digits, got {checksum!r}"
+        )
 
 
 def _find(directory: Path, name: str) -> Path | None:

@@ -12,8 +12,9 @@ Two kinds of compiled function exist.
     which costs seconds a function; the serial version is the same machine code called in a loop.
 
 Machine code is kept on disk, in a user cache folder named after a hash of all the sources that are
-compiled. Numba itself looks only at the file of the decorated function and would go on running stale
-code after an edit to a callee in another file; here any edit leads to another folder.
+compiled; `fastconv.cache` reads and writes it. Numba itself looks only at the file of the decorated function
+and would go on running stale code after an edit to a callee in another file; here any edit leads to another
+folder.
 
 With NUMBA_DISABLE_JIT=1 everything runs as plain Python, slowly, for debugging and coverage.
 """
@@ -29,7 +30,6 @@ import shutil
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
+
+from fastconv.cache import KernelCache, make_private, warn_once
 
 DISABLED = bool(numba.config.DISABLE_JIT)
 
@@ -63,7 +67,7 @@ def source_stamp() -> str:
     16
     """
     package = Path(__file__).parent
-    files = [package / "jit.py", package / "reference.py", package / "threads.py"]
+    files = [package / f"{name}.py" for name in ("cache", "jit", "reference", "threads")]
     files += sorted((package / "kernels").glob("*.py"))
     digest = hashlib.sha256(numba.__version__.encode())
     for file in files:
@@ -95,17 +99,15 @@ def _open_cache() -> Path | None:
     try:
         root = _cache_root()
         folder = root / f"kernels-{source_stamp()}"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         probe = folder / f".probe-{os.getpid()}-{threading.get_ident()}"
         probe.touch()
         probe.unlink()
         os.utime(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        warnings.warn(
-            f"fastconv: no cache folder is writable ({error}); the kernels are compiled anew in "
-            "every process. Set FASTCONV_CACHE_DIR to a writable folder.",
-            RuntimeWarning,
-            stacklevel=2,
+        warn_once(
+            f"no cache folder is writable ({error}); the kernels are compiled anew in "
+            "every process. Set FASTCONV_CACHE_DIR to a writable folder."
         )
         return None
     _remove_old(root, keep=folder)
@@ -125,16 +127,16 @@ def _remove_old(root: Path, keep: Path, days: float = 30) -> None:
 CACHE_FOLDER = _open_cache()
 
 
-@contextlib.contextmanager
-def _in_cache_folder() -> Iterator[bool]:
-    """Numba picks a function's cache folder while decorating it, from a global setting."""
+def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
+    """Give a compiled function its cache, as its `enable_caching` would."""
     if CACHE_FOLDER is None:
-        yield False
         return
-    before = numba.config.CACHE_DIR
+    before = numba.config.CACHE_DIR  # where Numba looks for the folder
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
     try:
-        yield True
+        compiled._cache = KernelCache(function)
+    except (OSError, RuntimeError) as error:  # the folder is no longer what it was
+        warn_once(f"the cache folder {CACHE_FOLDER} cannot be used any more ({error})")
     finally:
         numba.config.CACHE_DIR = before
 
@@ -146,8 +148,9 @@ def compiled(function: Callable[..., Any] | None = None, *, parallel: bool = Fal
     """Decorator: compile on first use, per argument types, and keep the result on disk."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        with _in_cache_folder() as cache:
-            return numba.njit(cache=cache, nogil=True, parallel=parallel, **_OPTIONS)(function)
+        result = numba.njit(nogil=True, parallel=parallel, **_OPTIONS)(function)
+        _keep_on_disk(result, function)
+        return result
 
     return decorate if function is None else decorate(function)
 
@@ -188,9 +191,12 @@ class Task:
         if not self._address:
             with Task._lock:
                 if not self._address:
-                    with _in_cache_folder() as cache, _collector_paused():
-                        compile_ = numba.cfunc("void(intp, intp, intp)", cache=cache, **_OPTIONS)
-                        self._compiled = compile_(self.function)
+                    # what `numba.cfunc` does
+                    signature = sigutils.normalize_signature("void(intp, intp, intp)")
+                    self._compiled = CFunc(self.function, signature, locals={}, options=_OPTIONS)
+                    _keep_on_disk(self._compiled, self.function)
+                    with _collector_paused():
+                        self._compiled.compile()
                     self._address = int(self._compiled.address)
         return self._address
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import ALGORITHMS, Algorithm, Auto
+from fastconv.arguments import shown
 from fastconv.shapes import ConvShape, drop, join_shape
 
 
@@ -105,7 +106,7 @@ def named_algorithm(function: str, name: Any) -> Algorithm:
     algorithm = ALGORITHMS.get(name) if isinstance(name, str) else None
     if algorithm is None:
         raise ValueError(
-            f"{function}: unknown algorithm {name!r}; there are {', '.join(map(repr, ALGORITHMS))}"
+            f"{function}: unknown algorithm {shown(name)}; there are {', '.join(map(repr, ALGORITHMS))}"
         )
     return algorithm
 
@@ -132,7 +133,7 @@ def make_plan(shape: ConvShape, dtype: np.dtype, op: str, precision: str, thread
         shape=shape,
         dtype=dtype,
         flops=shape.flops,
-        workspace=choice.algorithm.workspace(shape, dtype, op),
-        details=dict(choice.algorithm.details(shape, dtype, op)),
+        workspace=0 if shape.is_empty else choice.algorithm.workspace(shape, dtype, op),
+        details={} if shape.is_empty else dict(choice.algorithm.details(shape, dtype, op)),
         rejected=choice.rejected,
     )

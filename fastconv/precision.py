@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastconv.arguments import shown
+
 _CHOICES = ("high", "highest")
 _precision = "high"
 
@@ -31,7 +33,7 @@ def set_float32_precision(precision: Any) -> None:
     global _precision
     if not isinstance(precision, str) or precision not in _CHOICES:
         names = " or ".join(f'"{choice}"' for choice in _CHOICES)
-        raise ValueError(f"set_float32_precision: precision must be {names}, got {precision!r}")
+        raise ValueError(f"set_float32_precision: precision must be {names}, got {shown(precision)}")
     _precision = precision
 
 

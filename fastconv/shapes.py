@@ -21,9 +21,13 @@ from fastconv.arguments import (
     integer,
     padding_pairs,
     per_axis,
+    shown,
 )
 
 Triple = tuple[int, int, int]
+
+#: Strides up to this one are taken as they are given.
+_USUAL_STRIDE = 4096
 
 
 class ConvShape(NamedTuple):
@@ -228,6 +232,7 @@ def conv_shape(
     pads = padding_pairs(function, padding, x.spatial, kernel, strides, dilations)
     output = _output(function, x.spatial, kernel, strides, dilations, pads, False, facts)
     check_size(function, "the output", (x.batch, out_channels, *output))
+    strides = _strides_taken(strides, x.spatial, output)
     return ConvShape(
         rank,
         layout,
@@ -275,7 +280,7 @@ def conv_transpose_shape(
     if x.channels % groups:
         raise ValueError(f"{function}: {x.channels} channels do not divide into groups = {groups}; {facts}")
     if padding in ("same", "same_lower"):
-        raise ValueError(f"{function}: padding = {padding!r} is not defined here; give numbers")
+        raise ValueError(f"{function}: padding = {shown(padding)} is not defined here; give numbers")
     for e, s, d in zip(extra, strides, dilations, strict=True):
         if e >= max(s, d):
             raise ValueError(
@@ -295,6 +300,7 @@ def conv_transpose_shape(
             f"least 1, and so must those of x; padding = {pads}, {facts}"
         )
     check_size(function, "the output", (x.batch, group_out * groups, *result))
+    strides = _strides_taken(strides, result, x.spatial)
     return ConvShape(
         rank,
         layout,
@@ -342,6 +348,7 @@ def pool_shape(
                 f"the dilated kernel; padding = {pads}, dilation = {dilations}, {facts}"
             )
     check_size(function, "the output", (x.batch, x.channels, *output))
+    strides = _strides_taken(strides, x.spatial, output)
     return PoolShape(
         rank,
         layout,
@@ -355,6 +362,12 @@ def pool_shape(
         lift([after for _, after in pads], fill=0),
         lift(output),
     )
+
+
+def _strides_taken(strides: tuple[int, ...], size: Sequence[int], output: Sequence[int]) -> tuple[int, ...]:
+    """Strides no larger than x, or than usual, where there is but one window: scratch grows with them."""
+    axes = zip(strides, size, output, strict=True)
+    return tuple(min(s, max(n, _USUAL_STRIDE)) if windows == 1 else s for s, n, windows in axes)
 
 
 def _has_empty_window(

@@ -4,7 +4,8 @@
 forked child:
 
 - OpenMP and TBB may be entered by several threads at once. Numba's own "workqueue" layer aborts the
-  process when that happens, so under it parallel launches take turns.
+  process when that happens, so under it parallel launches take turns; and what is called from within a
+  parallel region of the user's own, on a thread that Python did not start, runs serially.
 - A child forked after the parent has used its threads would be killed (OpenMP) or wait for threads that
   it did not inherit: there everything runs serially.
 """
@@ -23,6 +24,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from fastconv.arguments import canonical, shown
 from fastconv.jit import DISABLED, Kernel, address_of, compiled, ints
 
 #: Work below this many elementary steps (cells moved or multiplied) runs on the calling thread:
@@ -35,7 +37,8 @@ SPINS = "2000"
 _default_threads: int = numba.config.NUMBA_NUM_THREADS
 _local_threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
 _start_lock = threading.Lock()
-_turns: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+_no_turns = contextlib.nullcontext()
+_turns: contextlib.AbstractContextManager[Any] = _no_turns
 _started = False
 _forked_after_start = False
 
@@ -106,13 +109,14 @@ def num_threads(n: int) -> Iterator[None]:
 
 def _checked(n: int, function: str) -> int:
     most = numba.config.NUMBA_NUM_THREADS
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"{function}: n must be an int, got {n!r}")
-    if not 1 <= n <= most:
+    number = canonical(n)
+    if not isinstance(number, int):
+        raise TypeError(f"{function}: n must be an int, got {shown(n)}")
+    if not 1 <= number <= most:
         raise ValueError(
-            f"{function}: n must be from 1 to {most} (NUMBA_NUM_THREADS sets the upper limit), got {n}"
+            f"{function}: n must be from 1 to {most} (NUMBA_NUM_THREADS sets the upper limit), got {shown(n)}"
         )
-    return int(n)
+    return number
 
 
 def task_count(work: int, units: int) -> int:
@@ -190,6 +194,9 @@ def launch(kernel: Kernel, dtype: np.dtype, tasks: int, **params: int) -> None:
 
 
 def _launch(task: int, record: int, tasks: int) -> None:
+    if (not _started or _turns is not _no_turns) and _within_workqueue():
+        _run_serially(task, record, tasks)
+        return
     if not _started:
         start()
     # Numba would wake all its threads, also those that get no task. Its setting is the calling
@@ -204,6 +211,16 @@ def _launch(task: int, record: int, tasks: int) -> None:
         finally:
             if allowed > tasks:
                 numba.set_num_threads(allowed)
+
+
+def _within_workqueue() -> bool:
+    """Whether this thread is of Numba's workqueue, which aborts where one region starts another."""
+    if not isinstance(threading.current_thread(), threading._DummyThread):  # one that Python started
+        return False
+    try:
+        return bool(numba.threading_layer() == "workqueue")
+    except ValueError:  # no region has run yet
+        return False
 
 
 def start() -> None:
@@ -247,7 +264,7 @@ def _after_fork_in_child() -> None:
     global _forked_after_start, _start_lock, _turns
     # another thread of the parent may have held a lock, and does not exist here to release it
     _start_lock = threading.Lock()
-    if isinstance(_turns, type(threading.Lock())):
+    if _turns is not _no_turns:
         _turns = threading.Lock()
     try:
         numba.threading_layer()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import llvmlite
 import numba
@@ -16,6 +16,7 @@ from fastconv.algorithms.losses import cross_entropy
 from fastconv.algorithms.normalization import batch_norm, batch_norm_backward, plain
 from fastconv.algorithms.products import times, times_transposed
 from fastconv.algorithms.updates import ADAM, update
+from fastconv.arguments import shown
 from fastconv.functional.blocks import conv_block, conv_block_backward
 from fastconv.kernels import winograd
 from fastconv.kernels.simd import REGISTER_BYTES
@@ -134,16 +135,24 @@ def warmup(dtypes: Iterable[str] = ("float32",), ops: Iterable[str] | None = Non
     --------
     >>> warmup(dtypes=["float64"], ops=["max_pool"])
     """
-    names = list(_OPS) if ops is None else list(ops)
-    for name in names:
-        if name not in _OPS:
-            raise ValueError(f"warmup: ops are {', '.join(map(repr, _OPS))}, got {name!r}")
-    for dtype in dtypes:
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f'warmup: dtypes are "float32" and "float64", got {dtype!r}')
+    names = list(_OPS) if ops is None else _names("ops", ops, _OPS)
+    for dtype in _names("dtypes", dtypes, ("float32", "float64")):
         for name in names:
             _OPS[name](np.dtype(dtype))
     threads.start()
+
+
+def _names(argument: str, value: Iterable[str], known: Collection[str]) -> list[str]:
+    """The entries of an argument, which must all be known."""
+    rule = f"warmup: {argument} are {', '.join(map(repr, known))}, got"
+    try:
+        names = list(value)
+    except TypeError:
+        raise TypeError(f"{rule} {shown(value)}") from None
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"{rule} {shown(name)}")
+    return names
 
 
 def show_config() -> None:

@@ -23,8 +23,8 @@ PACKAGE = Path(fastconv.__file__).parent
 
 #: The floors of the house, the ground floor first: imports point down. A folder is one room.
 FLOORS = [
-    {"arguments", "datasets", "precision", "version"},
-    {"shapes"},
+    {"arguments", "datasets", "version"},
+    {"cache", "precision", "shapes"},
     {"jit"},
     {"kernels", "reference", "threads"},
     {"algorithms"},

@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
 import pytest
 from processes import HOME, environment, python
 
-from fastconv import jit
+from fastconv import cache, jit
+from fastconv.cache import CheckedFiles
 
 pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: nothing is compiled")
 
@@ -39,19 +41,20 @@ def contents(folder: Path) -> dict[Path, int]:
 
 
 def test_the_next_process_finds_the_code(tmp_path: Path) -> None:
-    """Two processes that start together compile, and write without harm to each other; the third does not."""
-    pair = [
+    """Eight processes that start together compile, and write without harm to each other; not the ninth."""
+    together = [
         subprocess.Popen(
             [sys.executable, "-c", CONVOLVE],
             env=environment(FASTCONV_CACHE_DIR=str(tmp_path)),
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(2)
+        for _ in range(8)
     ]
-    for process in pair:
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
+    for process in together:
+        out, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors) == (0, "")
         assert out.split()[0] == RIGHT
     written = contents(tmp_path)
     (folder,) = tmp_path.iterdir()
@@ -91,7 +94,7 @@ def test_every_compiled_source_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     original = jit.source_stamp()
     monkeypatch.setattr(numba, "__version__", "0.0.1")
     stamps = [original, jit.source_stamp()]
-    sources = [package / f"{name}.py" for name in ("jit", "reference", "threads")]
+    sources = [package / f"{name}.py" for name in ("cache", "jit", "reference", "threads")]
     sources += sorted((package / "kernels").glob("*.py"))
     assert len(sources) > 5
     for source in sources:
@@ -105,6 +108,99 @@ def test_every_compiled_source_counts(tmp_path: Path, monkeypatch: pytest.Monkey
         decorators = ("@compiled", "@inlined", "@kernel(", "@intrinsic")
         if any(line.lstrip().startswith(decorators) for line in file.read_text().splitlines()):
             assert file in sources, f"{file} is compiled, but the stamp does not see it"
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut short": lambda data: data[: len(data) // 2],
+    "one bit": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+    ),
+    "something else": lambda data: b"\x80\x04K\x01." * 1000,  # a pickle of 1
+}
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    """Compiled again and written again, without a word: never a wrong result, and no crash."""
+    python(CONVOLVE, FASTCONV_CACHE_DIR=str(tmp_path))
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(files) == 4
+    whole = {path: path.read_bytes() for path in files}
+    for number, damage in enumerate(DAMAGE.values()):
+        for path in files:
+            path.write_bytes(
+                damage(whole[path]) if path.suffix != (".nbi", ".nbc")[number % 2] else whole[path]
+            )
+            path.chmod(0o400)  # a file may be read-only, for what is new replaces it
+        assert python(
+            "import warnings; warnings.simplefilter('error')" + CONVOLVE, FASTCONV_CACHE_DIR=str(tmp_path)
+        ).split() == [RIGHT, "0", "0", "1"]
+    assert python(CONVOLVE, FASTCONV_CACHE_DIR=str(tmp_path)).split() == [RIGHT, "1", "1", "0"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_noticed(damage: str, tmp_path: Path) -> None:
+    """Each file by itself, whatever was damaged."""
+    files = CheckedFiles(str(tmp_path), "code", "stamp")
+    for broken in ("code.nbi", "code.1.nbc"):
+        files.save("key", {"machine": b"code" * 100})
+        assert files.load("key") == {"machine": b"code" * 100}
+        path = tmp_path / broken
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+        assert files.load("key") is None
+    files.save("key", "new")
+    assert files.load("key") == "new"
+    assert CheckedFiles(str(tmp_path), "code", "another stamp").load("key") is None
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """Or a folder that was taken away: one warning, and right results."""
+    out = python(
+        f"""
+        import shutil, warnings
+        import fastconv
+        from fastconv import jit
+        from fastconv.cache import CheckedFiles
+
+        def full(self, path):
+            raise OSError(28, "No space left on device")
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            CheckedFiles._open_for_write = full
+            {CONVOLVE.strip().replace(chr(10), chr(10) + " " * 12)}
+            shutil.rmtree(jit.CACHE_FOLDER)
+            jit.CACHE_FOLDER.write_text("no folder")
+            fastconv.max_pool2d(np.ones((1, 1, 4, 4)), 2)
+        print(*[f"{{w.category.__name__}}: {{w.message}}" for w in caught], sep="\\n")
+        """,
+        FASTCONV_CACHE_DIR=str(tmp_path),
+    ).splitlines()
+    assert out[0].split()[0] == RIGHT
+    assert len(out) == 2
+    assert out[1].startswith("RuntimeWarning: fastconv: compiled code cannot be kept in ")
+    assert "No space left on device" in out[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners as POSIX has them")
+def test_the_folder_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's files are pickles: who can write them can have code run."""
+    monkeypatch.setenv("FASTCONV_CACHE_DIR", str(tmp_path / "cache"))
+    folder = jit._open_cache()
+    assert folder is not None
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert jit._open_cache() == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    real = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: real + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_warned", False)
+        facts = os.stat_result((0o40700, 1, 1, 1, real + 2, 0, 0, 0, 0, 0))
+        patch.setattr(Path, "stat", lambda self, **options: facts)
+        with pytest.warns(RuntimeWarning, match="belongs to another user, whose code would run"):
+            assert jit._open_cache() is None
+        jit._open_cache()  # a second time without a warning, which would be an error here
 
 
 def test_no_folder_is_writable(tmp_path: Path) -> None:

@@ -572,7 +572,6 @@ def test_not_finite_x(name: str, value: float, relu: bool) -> None:
 
 @general_algorithm
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # see the next test
 def test_not_finite_weight_and_gradient(name: str, value: float) -> None:
     case = Conv((5, 6), (3, 2), channels=(2, 3), batch=2, dtype="float64")
     if refused(name, case, "forward"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from assembly import Loop, loops
 from processes import python
 
 from fastconv import jit
@@ -15,18 +17,31 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 CPUs"),
 ]
 
+
+class Cpu(NamedTuple):
+    variables: dict[str, str]
+    register_bytes: int
+    dtypes: str  # which are tried
+    few: str  # of them those tried with a part of the kernels: each takes half a minute to compile whole
+
+
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2"}
+SSE = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2,+popcnt"}
 CPUS = {
-    "AVX2": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2"}, 32),
-    "SSE": ({"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2,+popcnt"}, 16),
-    "generic": ({"NUMBA_CPU_NAME": "generic"}, 16),
+    "AVX2": Cpu(AVX2, 32, "f4 f8", few="f8"),
+    "SSE": Cpu(SSE, 16, "f8", few=""),
+    "generic": Cpu({"NUMBA_CPU_NAME": "generic"}, 16, "f4", few="f4"),
 }
 
 CODE = """
+    import os, pathlib
     import numpy as np, fastconv
+    from fastconv.kernels import implicit_gemm
     from fastconv.kernels.simd import REGISTER_BYTES
 
     rng = np.random.default_rng(0)
-    for dtype in (np.float32, np.float64):
+    for name in os.environ["DTYPES"].split():
+        dtype, few = np.dtype(name), name in os.environ["FEW"].split()
         eps = np.finfo(dtype).eps
         for stride, padding in ((1, 1), (2, 0)):
             x = rng.standard_normal((2, 9, 13, 21)).astype(dtype)
@@ -35,9 +50,11 @@ CODE = """
             names = [
                 name
                 for name, algorithm in fastconv.ALGORITHMS.items()
-                if name != "naive" and algorithm.supports(shape, np.dtype(dtype), "forward") is None
+                if name != "naive" and algorithm.supports(shape, dtype, "forward") is None
             ]
             assert stride > 1 or "shift" in names
+            if few:
+                names = list({"gemm", "winograd"} & set(names))
             exact, scale = (
                 fastconv.conv2d(a.astype(float), w.astype(float), None, stride, padding, algorithm="naive")
                 for a, w in ((x, weight), (abs(x), abs(weight)))
@@ -47,6 +64,8 @@ CODE = """
                 # Winograd's errors are those of whole tiles, and more
                 bound = 500 * eps * scale.max() if name == "winograd" else 85 * eps * scale
                 assert (abs(y - exact) <= bound).all(), (name, dtype, stride)
+            if few:
+                continue
             terms = 2 * y[:, 0].size
             facts = {"stride": stride, "padding": padding, "groups": 9}
             depthwise = [
@@ -72,6 +91,9 @@ CODE = """
                 ]
                 assert (abs(back[0] - back[1]) <= 20 * eps * 16).all()
 
+        if few:
+            assert (fastconv.max_pool2d(x, 3, 2) == fastconv.max_pool2d(x, 3, 2, algorithm="naive")).all()
+            continue
         # what training adds
         from fastconv.algorithms import elementwise, products
         from fastconv.functional.blocks import conv_block, conv_block_backward
@@ -100,11 +122,72 @@ CODE = """
         choice = elementwise.Choice(1, 2, 1 << 31)
         kept = elementwise.kept(a.size, choice).reshape(a.shape)
         assert (elementwise.dropout(a, choice) == 2 * a * kept).all()
+    library = implicit_gemm.forward.task(dtype)._compiled._library
+    pathlib.Path(os.environ["ASSEMBLY"]).write_text(library.get_asm_str())
     print(REGISTER_BYTES)
 """
 
+#: Compiles the same kernel for this CPU.
+HOST = """
+    import os, pathlib
+    import numpy as np
+    from fastconv.kernels import implicit_gemm, microkernel
+    from fastconv.kernels.simd import HAS_FMA, REGISTER_BYTES
+
+    task = implicit_gemm.forward.task(np.dtype("f4"))
+    assert task.address
+    pathlib.Path(os.environ["ASSEMBLY"]).write_text(task._compiled._library.get_asm_str())
+    print(REGISTER_BYTES, int(HAS_FMA), microkernel.ROWS * microkernel.VECTORS)
+"""
+
+
+def check_assembly(file: Path, register_bytes: int, fused: bool, tile: int) -> None:
+    """The micro-kernel's loops multiply whole registers, and none of them visits the stack."""
+    found = [loop for loop in loops(file.read_text()) if loop.multiplies]
+    assert found
+    assert any(loop.multiplies % tile == 0 for loop in found)
+    for loop in found:
+        assert (loop.width, loop.fused) == (8 * register_bytes, fused)
+        if fused:  # else a product needs a register of its own, and SSE has 16
+            assert loop.spills == loop.reloads == 0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One folder for all of them, as if the CPU had changed."""
+    return str(tmp_path_factory.mktemp("cache"))
+
 
 @pytest.mark.parametrize("cpu", CPUS)
-def test_cpu(cpu: str, tmp_path: Path) -> None:
-    variables, register_bytes = CPUS[cpu]
-    assert python(CODE, FASTCONV_CACHE_DIR=str(tmp_path), **variables).split() == [str(register_bytes)]
+def test_cpu(cpu: str, cache: str, tmp_path: Path) -> None:
+    chosen = CPUS[cpu]
+    variables = {"DTYPES": chosen.dtypes, "FEW": chosen.few, "ASSEMBLY": str(tmp_path / "asm")}
+    out = python(CODE, FASTCONV_CACHE_DIR=cache, **variables, **chosen.variables)
+    assert out.split() == [str(chosen.register_bytes)]
+    check_assembly(tmp_path / "asm", chosen.register_bytes, fused=cpu == "AVX2", tile=12)
+
+
+def test_assembly_for_this_cpu(cache: str, tmp_path: Path) -> None:
+    out = python(HOST, FASTCONV_CACHE_DIR=cache, ASSEMBLY=str(tmp_path / "asm"))
+    register_bytes, fused, tile = map(int, out.split())
+    check_assembly(tmp_path / "asm", register_bytes, bool(fused), tile)
+
+
+def test_loops_are_found() -> None:
+    """In a text that spills."""
+    assembly = """
+    .LBB0_1:
+        vmovups (%rsi,%rax), %ymm3
+    .LBB0_2:
+        vmovaps 32(%rsp), %ymm1
+        vfmadd231ps (%rdi,%rax), %ymm1, %ymm2  # comment
+        vmovaps %ymm2, 64(%rsp)
+        addq $32, %rax
+        jne .LBB0_2
+        decq %rcx
+        jne .LBB0_1
+    .LBB0_3:
+        addq $1, %rax
+        jne .LBB0_3
+    """
+    assert loops(assembly) == [Loop(1, 256, True, 1, 1), Loop(0, 0, False, 0, 0)]

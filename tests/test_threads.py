@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 from oracles import assert_same_bits
-from processes import python
+from processes import CHECK, layer_variables, python
 
 import fastconv
 from fastconv import jit, threads
@@ -153,45 +152,11 @@ def test_a_kernel_wants_every_parameter() -> None:
 
 # --- in processes of their own ------------------------------------------------------------------
 
-#: Defines `check`, which raises unless forward, both gradients and pooling have the right bits, in parallel.
-CHECK = """
-import os, sys, threading
-import numpy as np
-import numba
-import fastconv
-from fastconv import threads
-
-threads.SERIAL_WORK = 0
-rng = np.random.default_rng(0)
-x = rng.integers(-3, 4, (2, 4, 12, 11)).astype("f4")
-weight = rng.integers(-3, 4, (6, 2, 3, 3)).astype("f4")
-
-def run():
-    y = fastconv.conv2d(x, weight, padding=1, groups=2)
-    grads = fastconv.conv2d_backward(y, x, weight, padding=1, groups=2)
-    pooled, indices = fastconv.max_pool2d(x, 2, return_indices=True)
-    unpooled = fastconv.max_pool2d_backward(pooled, indices, x.shape)
-    means = fastconv.avg_pool2d(x, 3, 1)
-    return [y, grads.x, grads.weight, grads.bias, pooled, indices, unpooled, means]
-
-def check(times=1):
-    for _ in range(times):
-        for array, wanted in zip(run(), expected):
-            assert array.tobytes() == wanted.tobytes()
-
-with fastconv.num_threads(1):
-    expected = run()
-naive = fastconv.conv2d(x, weight, padding=1, groups=2, algorithm="naive")
-assert expected[0].tobytes() == naive.tobytes()
-"""
-
 
 @compiles
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
 def test_several_callers_at_once(layer: str) -> None:
     """Four Python threads, that start together and call over and over; workqueue alone would abort."""
-    libraries = os.path.join(sys.prefix, "lib")  # where the wheel puts TBB, which the loader does not search
-    searched = os.environ.get("LD_LIBRARY_PATH")
     out = python(
         CHECK
         + """
@@ -221,10 +186,7 @@ for caller in callers:
 assert threads._started
 print(numba.threading_layer(), *failures)
 """,
-        NUMBA_THREADING_LAYER=layer,
-        NUMBA_NUM_THREADS="4",
-        OPENBLAS_NUM_THREADS="1",
-        LD_LIBRARY_PATH=f"{libraries}:{searched}" if searched else libraries,
+        **layer_variables(layer),
     ).strip()
     if out.startswith("missing:"):
         pytest.skip(f"Numba cannot load the threading layer {layer!r} here: {out}")

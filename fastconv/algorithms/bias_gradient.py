@@ -6,11 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from fastconv.algorithms.epilogue import quietly
 from fastconv.jit import DISABLED, address_of
 from fastconv.kernels.sums import channel_sums
 from fastconv.threads import Prepared, task_count
 
 
+@quietly
 def bias_gradient(grad_output: np.ndarray, rank: int, layout: str) -> np.ndarray:
     """The sum over everything but the channels, in float64; grad_output as the user gave it."""
     channel_axis = grad_output.ndim - (rank + 1 if layout == "NCHW" else 1)

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.algorithms import lowering
 from fastconv.algorithms.base import Algorithm, PoolAlgorithm
-from fastconv.algorithms.epilogue import finish
+from fastconv.algorithms.epilogue import finish, quiet
 from fastconv.algorithms.lowering import Block, block_shape, blocks
 from fastconv.algorithms.workspace import workspace
 from fastconv.shapes import ConvShape, PoolShape
@@ -53,8 +53,7 @@ def _blocks(shape: ConvShape, part: tuple[int, int, int, int]) -> Iterator[Block
 
 def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """a x b. BLAS multiplies the zeros that it pads its panels with, too: not worth a warning."""
-    with np.errstate(all="ignore"):
-        return np.matmul(a, b, out=out)
+    return np.matmul(a, b, out=out)
 
 
 def _matrices(data: np.ndarray, groups: int) -> np.ndarray:
@@ -67,6 +66,7 @@ def _weight_matrices(weight: np.ndarray, groups: int) -> np.ndarray:
     return weight.reshape(groups, weight.shape[0] // groups, prod(weight.shape[1:]))
 
 
+@quiet
 class Im2col(Algorithm):
     name = "im2col"
     summary = f"windows lowered to a matrix, {BLOCK_BYTES >> 20} MiB at a time, times weight by BLAS"
@@ -179,6 +179,7 @@ class Im2col(Algorithm):
             out[...] = grad_w.reshape(out.shape)
 
 
+@quiet
 class Im2colPool(PoolAlgorithm):
     name = "im2col"
     summary = "windows lowered to a matrix, reduced with NumPy"

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import reference
 from fastconv.algorithms.base import Algorithm, PoolAlgorithm
-from fastconv.algorithms.epilogue import finish
+from fastconv.algorithms.epilogue import finish, quiet
 from fastconv.shapes import ConvShape, PoolShape
 
 
@@ -19,6 +19,7 @@ def _widest(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, {"i": np.int64, "u": np.uint64}.get(array.dtype.kind, np.float64))
 
 
+@quiet
 class Naive(Algorithm):
     name = "naive"
     summary = "the loops of the definition, accumulating in float64: the reference"
@@ -75,6 +76,7 @@ class Naive(Algorithm):
         )
 
 
+@quiet
 class NaivePool(PoolAlgorithm):
     name = "naive"
     summary = "the loops of the definition, averages accumulating in float64: the reference"

@@ -22,6 +22,9 @@ from fastconv.threads import Prepared, task_count
 #: 112 x 112 took 0.56 ms, and 0.98 ms with 32 KiB.
 BLOCK_BYTES = 4 << 10
 
+#: Bytes of scratch rows of a task that are never too many; the arrays themselves allow for more.
+MOST_TASK_BYTES = 1 << 20
+
 #: Blocks that a task should have at least, so that tasks take alike.
 BLOCKS_PER_TASK = 4
 
@@ -47,14 +50,19 @@ class _Rows:
         **sizes: int,
     ) -> None:
         self._tables = tables  # kept alive
-        self._scratch = tasks * elements * dtype.itemsize
+        self._task_bytes = elements * dtype.itemsize
+        self._scratch = tasks * self._task_bytes
         addresses = {name: address_of(table) for name, table in tables.items()}
         names = "x y indices scratch"
         self._prepared = Prepared(kernel, dtype, tasks, names, task_size=elements, **addresses, **sizes)
 
-    def run(self, x: np.ndarray, y: np.ndarray, indices: np.ndarray | None = None) -> None:
+    def run(self, x: np.ndarray, y: np.ndarray, indices: np.ndarray | None = None) -> bool:
+        """Whether it did: not where padding or dilation are so large that rows are nearly all padding."""
+        if self._task_bytes > max(MOST_TASK_BYTES, 4 * (x.nbytes + y.nbytes)):
+            return False
         places = 0 if indices is None else address_of(indices)
         self._prepared.run(address_of(x), address_of(y), places, scratch(self._scratch))
+        return True
 
 
 def _kind(shape: PoolShape) -> int:
@@ -229,16 +237,14 @@ def forward(
     if DISABLED or not (x.flags.c_contiguous and y.flags.c_contiguous):
         return False
     tasks = task_count(x.size + y.size, y.size)
-    _prepare_forward(kernel, shape, x.dtype, tasks, count_padding, divisor).run(x, y, indices)
-    return True
+    return _prepare_forward(kernel, shape, x.dtype, tasks, count_padding, divisor).run(x, y, indices)
 
 
 def backward(
     grad_output: np.ndarray, out: np.ndarray, shape: PoolShape, count_padding: bool, divisor: int
 ) -> bool:
-    """The gradient of average pooling, if the arrays are contiguous: whether they were."""
+    """The gradient of average pooling, if it can go by rows: whether it did."""
     if DISABLED or not (out.flags.c_contiguous and grad_output.flags.c_contiguous):
         return False
     tasks = task_count(out.size + grad_output.size, out.size)
-    _prepare_backward(shape, out.dtype, tasks, count_padding, divisor).run(grad_output, out)
-    return True
+    return _prepare_backward(shape, out.dtype, tasks, count_padding, divisor).run(grad_output, out)

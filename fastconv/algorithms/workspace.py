@@ -6,7 +6,10 @@ So each Python thread keeps one buffer, as large as its largest call needed; alg
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import threading
+import weakref
 from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
@@ -17,6 +20,24 @@ from fastconv.jit import address_of
 
 _ALIGNMENT = 64  # a cache line, and a vector of the widest kind
 _local = threading.local()
+#: The buffer of each thread, by its ident; for the end of the process.
+_every: dict[int, weakref.ref[np.ndarray]] = {}
+_leaving = False
+
+
+def _keep(buffer: np.ndarray) -> None:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
+
+
+@atexit.register
+def _keep_every() -> None:
+    """A daemon thread may be in a kernel when Python takes the threads' data away: let it write on."""
+    global _leaving
+    _leaving = True
+    for reference in list(_every.values()):
+        buffer = reference()
+        if buffer is not None:
+            _keep(buffer)
 
 
 def scratch(size: int) -> int:
@@ -26,6 +47,9 @@ def scratch(size: int) -> int:
         _local.size = 0
         _local.buffer = np.empty(size + _ALIGNMENT, np.uint8)
         _local.size = size
+        _every[threading.get_ident()] = weakref.ref(_local.buffer)
+        if _leaving:
+            _keep(_local.buffer)
         _local.address = round_up(address_of(_local.buffer), _ALIGNMENT)
     address: int = _local.address
     return address

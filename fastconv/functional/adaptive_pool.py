@@ -10,7 +10,8 @@ import numpy as np
 from fastconv.algorithms import pooling
 from fastconv.algorithms.pool_axes import adaptive_windows
 from fastconv.arguments import adaptive_output, canonical, check_layout, check_size, shape_argument
-from fastconv.functional.arrays import check_shape, lift_like_x, ordered_array, real_arrays
+from fastconv.functional import windows
+from fastconv.functional.arrays import check_shape, empty, lift_like_x, ordered_array, real_arrays, zeros
 from fastconv.functional.narrow import widens
 from fastconv.shapes import ArrayShape, array_shape, join_shape, lift
 
@@ -215,7 +216,7 @@ def _geometry(
 def _avg(function: str, rank: int, x: np.ndarray, output_size: Any, layout: str) -> np.ndarray:
     dtype, (x,) = real_arrays(function, x=x)
     facts, size, shape = _geometry(function, rank, x, output_size, layout)
-    y = np.empty(shape, dtype)
+    y = empty(function, "the result", shape, dtype)
     if y.size:
         pooling.avg_pool(
             lift_like_x(function, "x", x, rank, layout),
@@ -233,7 +234,7 @@ def _avg_backward(
     check_layout(function, layout)
     x_shape = shape_argument(function, "input_shape", input_shape)
     check_size(function, "the result", x_shape)
-    grad_x = np.zeros(x_shape, dtype)
+    grad_x = zeros(function, "the result", x_shape, dtype)
     y = array_shape(function, "grad_output", grad_output.shape, rank, layout)
     facts, size, shape = _geometry(function, rank, grad_x, y.spatial, layout)
     check_shape(function, "grad_output", grad_output, shape)
@@ -250,8 +251,9 @@ def _avg_backward(
 def _max(function: str, rank: int, x: np.ndarray, output_size: Any, return_indices: bool, layout: str) -> Any:
     dtype, x = ordered_array(function, "x", x)
     facts, size, shape = _geometry(function, rank, x, output_size, layout)
-    y = np.empty(shape, dtype)
-    indices = np.empty(shape, np.int64) if return_indices else None
+    wants_indices = windows.flag(function, "return_indices", return_indices)
+    y = empty(function, "the result", shape, dtype)
+    indices = empty(function, "indices", shape, np.int64) if wants_indices else None
     if y.size:
         pooling.max_pool(
             lift_like_x(function, "x", x, rank, layout),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arguments import check_bytes
 from fastconv.functional.narrow import NarrowArrays, NarrowOut, is_narrow
 from fastconv.shapes import array_shape
 
@@ -26,13 +27,29 @@ def _array(function: str, name: str, value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return np.asarray(value)
     if hasattr(value, "__array__") and not isinstance(value, np.generic):
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{function}: {name} must be a numpy.ndarray, or become one: {error}") from error
     raise TypeError(f"{function}: {name} must be a numpy.ndarray, got {type(value).__name__}")
 
 
-def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def empty(function: str, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A fresh array, its contents arbitrary, if it fits in memory."""
+    check_bytes(function, name, shape, np.dtype(dtype))
+    return np.empty(shape, dtype)
+
+
+def zeros(function: str, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A fresh array of zeros, if it fits in memory."""
+    check_bytes(function, name, shape, np.dtype(dtype))
+    return np.zeros(shape, dtype)
+
+
+def _plain(function: str, name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The array itself if kernels can read it, else a copy that they can."""
     if array.dtype is not dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        check_bytes(function, f"a copy of {name}", array.shape, dtype)
         array = np.ascontiguousarray(array, dtype)
         if not array.flags.aligned:
             array = array.copy()
@@ -42,7 +59,7 @@ def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def plain_array(function: str, name: str, value: Any) -> np.ndarray:
     """An array of any dtype in a form that kernels can read."""
     array = _array(function, name, value)
-    return _plain(array, array.dtype.newbyteorder("="))
+    return _plain(function, name, array, array.dtype.newbyteorder("="))
 
 
 def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
@@ -81,7 +98,10 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
     assert common is not None
     if is_narrow(common):
         raise NarrowArrays(common)
-    return common, [None if array is None else _plain(array, common) for array in result]
+    return common, [
+        None if array is None else _plain(function, name, array, common)
+        for name, array in zip(arrays, result, strict=True)
+    ]
 
 
 def ordered_array(function: str, name: str, value: Any) -> tuple[np.dtype, np.ndarray]:
@@ -89,10 +109,10 @@ def ordered_array(function: str, name: str, value: Any) -> tuple[np.dtype, np.nd
     array = value if type(value) is np.ndarray else _array(function, name, value)
     dtype = array.dtype
     if dtype is _FLOAT32 or dtype is _FLOAT64:  # the usual, soon
-        return dtype, _plain(array, dtype)
+        return dtype, _plain(function, name, array, dtype)
     if dtype.kind in "iu":
         dtype = dtype.newbyteorder("=")
-        return dtype, _plain(array, dtype)
+        return dtype, _plain(function, name, array, dtype)
     if dtype.kind == "b":
         raise TypeError(
             f"{function}: {name} must have dtype float32, float64 or an integer dtype, got bool; "
@@ -107,7 +127,7 @@ def index_array(function: str, name: str, value: Any) -> np.ndarray:
     array = _array(function, name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must have an integer dtype, got {array.dtype}")
-    return _plain(array, np.dtype(np.int64))
+    return _plain(function, name, array, np.dtype(np.int64))
 
 
 def check_indices(function: str, name: str, array: np.ndarray, limit: int, plane: str = "input") -> None:
@@ -163,7 +183,7 @@ class Output:
         self._out = out
         self._indirect = False
         if out is None:
-            self.array = np.empty(shape, dtype)
+            self.array = empty(function, "the result", shape, dtype)
             return
         if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
             raise TypeError(f"{function}: out must be a numpy.ndarray, got {type(out).__name__}")
@@ -175,7 +195,7 @@ class Output:
         usable = out.flags.c_contiguous and out.flags.aligned
         overlaps = any(np.may_share_memory(out, array) for array in inputs if array is not None)
         self._indirect = overlaps or not usable or stored != dtype
-        self.array = np.empty(shape, dtype) if self._indirect else np.asarray(out)
+        self.array = empty(function, "the result", shape, dtype) if self._indirect else np.asarray(out)
 
     def finish(self) -> np.ndarray:
         """The array to return."""

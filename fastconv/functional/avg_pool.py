@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.arguments import Ints, Padding, shape_argument
 from fastconv.functional import windows
-from fastconv.functional.arrays import Output, check_shape, lift_like_x, real_arrays
+from fastconv.functional.arrays import Output, check_shape, empty, lift_like_x, real_arrays
 from fastconv.functional.narrow import widens
 
 __all__ = [
@@ -218,6 +218,7 @@ def _forward(
     dtype, (x,) = real_arrays(function, x=x)
     shape = windows.geometry(function, rank, x.shape, *facts)
     divisor = _divisor(function, divisor_override)
+    count_padding = windows.flag(function, "count_include_pad", count_include_pad)
     chosen = windows.find_algorithm(function, algorithm)
     result = Output(function, out, windows.y_shape(shape, x.ndim), dtype, (x,))
     if result.array.size:
@@ -225,7 +226,7 @@ def _forward(
             lift_like_x(function, "x", x, rank, shape.layout),
             lift_like_x(function, "out", result.array, rank, shape.layout),
             shape,
-            bool(count_include_pad),
+            count_padding,
             divisor,
         )
     return result.finish()
@@ -247,14 +248,15 @@ def _backward(
     shape = windows.geometry(function, rank, x_shape, *facts)
     check_shape(function, "grad_output", grad_output, windows.y_shape(shape, len(x_shape)))
     divisor = _divisor(function, divisor_override)
+    count_padding = windows.flag(function, "count_include_pad", count_include_pad)
     chosen = windows.find_algorithm(function, algorithm)
-    grad_x = np.empty(x_shape, dtype)
+    grad_x = empty(function, "the result", x_shape, dtype)
     if grad_x.size:
         chosen.avg_pool_backward(
             lift_like_x(function, "grad_output", grad_output, rank, shape.layout),
             lift_like_x(function, "grad_x", grad_x, rank, shape.layout),
             shape,
-            bool(count_include_pad),
+            count_padding,
             divisor,
         )
     return grad_x

@@ -8,10 +8,12 @@ plain, or not right, is left to the long way, which explains what is wrong.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from fastconv import arguments
 from fastconv.algorithms import ALGORITHMS, Algorithm
 from fastconv.algorithms.base import Bound
 from fastconv.arguments import canonical
@@ -111,7 +113,9 @@ def _bind(
     if activation not in (None, "relu") or bias_shape not in (None, (shape.out_channels,)):
         return None
     y_shape = run.y_shape(shape, len(x_shape))
-    if 0 in x_shape or 0 in y_shape or algorithm.supports(shape, dtype, "forward") is not None:
+    if 0 in x_shape or 0 in y_shape or prod(y_shape) * dtype.itemsize > arguments.LARGEST_BYTES:
+        return None
+    if algorithm.supports(shape, dtype, "forward") is not None:
         return None
     facts = (shape, dtype, bias_shape is not None, activation == "relu")
     bound = algorithm.bind(*facts) if form is None else form.bind(*facts, algorithm)

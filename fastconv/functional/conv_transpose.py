@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms.bias_gradient import bias_gradient
+from fastconv.algorithms.epilogue import finish, quietly
 from fastconv.arguments import Ints, Padding, canonical
 from fastconv.functional import run
-from fastconv.functional.arrays import check_shape, real_arrays
+from fastconv.functional.arrays import check_shape, empty, real_arrays
 from fastconv.functional.conv import ConvGrads
 from fastconv.functional.narrow import widens
 from fastconv.shapes import ConvShape, conv_transpose_shape, drop, join_shape
@@ -198,6 +199,7 @@ def conv_transpose3d_backward(
 
 
 @widens
+@quietly
 def _forward(
     function: str,
     rank: int,
@@ -219,7 +221,7 @@ def _forward(
         check_shape(function, "bias", bias, (shape.in_channels,))
     y = run.input_grad(function, x, weight, _y_shape(shape, x.ndim), shape, algorithm)
     if bias is not None:
-        y += bias.reshape((-1,) + (1,) * rank) if layout == "NCHW" else bias
+        finish(y, bias.reshape((-1,) + (1,) * rank) if layout == "NCHW" else bias, relu=False)
     return y
 
 
@@ -247,7 +249,7 @@ def _backward(
     grad_x = grad_weight = grad_bias = None
     if need_x:
         # the adjoint of the adjoint: the convolution itself
-        grad_x = np.empty(x.shape, dtype)
+        grad_x = empty(function, "grad_x", x.shape, dtype)
         run.forward(function, grad_output, weight, None, False, grad_x, shape, algorithm)
     if need_weight:
         grad_weight = run.weight_grad(function, x, grad_output, weight.shape, shape, algorithm)

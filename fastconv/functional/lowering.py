@@ -7,9 +7,9 @@ from math import prod
 import numpy as np
 
 from fastconv.algorithms.lowering import Block, gather, scatter
-from fastconv.arguments import Ints, Padding, canonical, check_size, shape_argument
+from fastconv.arguments import Ints, Padding, canonical, check_size, shape_argument, shown
 from fastconv.functional import windows
-from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
+from fastconv.functional.arrays import check_shape, empty, lift_like_x, real_arrays, zeros
 from fastconv.functional.narrow import widens
 from fastconv.shapes import PoolShape, join_shape
 
@@ -69,7 +69,7 @@ def im2col(
     block = _whole(shape)
     lead = (shape.batch,) if x.ndim == rank + 2 else ()
     check_size("im2col", "the result", (shape.batch, block.rows, block.pixels))
-    columns = np.empty((*lead, block.rows, block.pixels), dtype)
+    columns = empty("im2col", "the result", (*lead, block.rows, block.pixels), dtype)
     gather(lift_like_x("im2col", "x", x, rank, "NCHW"), columns, shape, 1, block)
     return columns
 
@@ -134,7 +134,7 @@ def col2im(
     batched = cols.ndim == 3
     shape = plane._replace(batch=cols.shape[0] if batched else 1, channels=channels)
     check_shape("col2im", "cols", cols, (*cols.shape[:-1], shape.pixels))
-    x = np.zeros(join_shape("NCHW", batched, shape.batch, channels, size), dtype)
+    x = zeros("col2im", "the result", join_shape("NCHW", batched, shape.batch, channels, size), dtype)
     scatter(lift_like_x("col2im", "x", x, len(size), "NCHW"), cols, shape, 1, _whole(shape))
     return x
 
@@ -146,7 +146,7 @@ def _rank(ndim: int, kernel_size: Ints) -> int:
     if not 1 <= rank <= 3:
         raise ValueError(
             f"im2col: there must be 1 to 3 spatial axes, got {rank}, from x with {ndim} axes and "
-            f"kernel_size = {kernel_size}"
+            f"kernel_size = {shown(kernel_size)}"
         )
     return rank
 

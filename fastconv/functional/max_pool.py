@@ -14,6 +14,7 @@ from fastconv.functional.arrays import (
     Output,
     check_indices,
     check_shape,
+    empty,
     index_array,
     lift_like_x,
     ordered_array,
@@ -342,8 +343,9 @@ def _forward(
     facts = (kernel_size, stride, padding, dilation, ceil_mode, layout)
     shape = windows.geometry(function, rank, x.shape, *facts)
     chosen = windows.find_algorithm(function, algorithm)
+    wants_indices = windows.flag(function, "return_indices", return_indices)
     result = Output(function, out, windows.y_shape(shape, x.ndim), dtype, (x,))
-    indices = np.empty(result.array.shape, np.int64) if return_indices else None
+    indices = empty(function, "indices", result.array.shape, np.int64) if wants_indices else None
     if result.array.size:
         chosen.max_pool(
             lift_like_x(function, "x", x, shape.rank, shape.layout),
@@ -378,7 +380,7 @@ def _backward(
     cells = plane[0] * plane[1] * plane[2]
     places = index_array(function, "indices", indices)
     check_shape(function, "indices", places, grad_output.shape)
-    grad_x = np.empty(x_shape, dtype)
+    grad_x = empty(function, "the result", x_shape, dtype)
     if grad_x.size == 0 or grad_output.size == 0:
         check_indices(function, "indices", indices, cells)
         grad_x.fill(0)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arguments import check_choice
+from fastconv.algorithms.epilogue import quietly
+from fastconv.arguments import check_bytes, check_choice
 from fastconv.shapes import ConvShape, drop
 
 _NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -21,6 +22,7 @@ class Border:
 
     def __init__(self, function: str, mode: Any, shape: ConvShape, x_shape: tuple[int, ...]) -> None:
         check_choice(function, "padding_mode", mode, PADDING_MODES)
+        self.function = function
         self.shape = shape
         self.mode = _NUMPY_MODES.get(mode)
         before, after = drop(shape.pad_before, shape.rank), drop(shape.pad_after, shape.rank)
@@ -42,10 +44,13 @@ class Border:
         if self.mode is None:
             return x, self.shape
         shape, none = self.shape, (0, 0, 0)
+        padded_shape = tuple(n + sum(pair) for n, pair in zip(x.shape, self.widths, strict=True))
+        check_bytes(self.function, "x with its border", padded_shape, x.dtype)
         z, y, x_ = (sum(part) for part in zip(shape.input, shape.pad_before, shape.pad_after, strict=True))
         padded = np.ascontiguousarray(np.pad(x, self.widths, mode=self.mode))
         return padded, shape._replace(input=(z, y, x_), pad_before=none, pad_after=none)
 
+    @quietly
     def fold(self, grad_padded: np.ndarray) -> np.ndarray:
         """The adjoint of `pad`: what the border received goes to the cells that it copies."""
         if self.mode is None:

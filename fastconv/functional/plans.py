@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import OPERATIONS
-from fastconv.arguments import Ints, Padding, shape_argument
+from fastconv.arguments import Ints, Padding, shape_argument, shown
 from fastconv.functional import run
 from fastconv.functional.narrow import is_narrow
 from fastconv.plan import Plan, make_plan
@@ -60,13 +60,13 @@ def explain(
     >>> plan.algorithm, plan.flops
     ('direct', 7077888)
     """
-    if op not in OPERATIONS:
+    if not isinstance(op, str) or op not in OPERATIONS:
         names = ", ".join(map(repr, OPERATIONS))
-        raise ValueError(f"explain: op must be one of {names}, got {op!r}")
+        raise ValueError(f"explain: op must be one of {names}, got {shown(op)}")
     try:
         real = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"explain: dtype must be float32 or float64, got {dtype!r:.60}") from None
+    except (TypeError, ValueError, RecursionError):  # a list in itself
+        raise TypeError(f"explain: dtype must be float32 or float64, got {shown(dtype)}") from None
     if is_narrow(real):
         real = np.dtype(np.float32)
     if real not in (np.float32, np.float64):

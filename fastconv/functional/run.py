@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arguments import canonical
+from fastconv.arguments import canonical, check_bytes, shown
 from fastconv.functional.arrays import lift_like_x, lift_weight
 from fastconv.functional.packed_weight import PackedWeight
 from fastconv.plan import find_algorithm, named_algorithm
@@ -90,6 +90,7 @@ def input_grad(
     algorithm: str,
 ) -> np.ndarray:
     """The gradient with respect to x."""
+    check_bytes(function, "the result", x_shape, grad_output.dtype)  # planning takes longer, the larger it is
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "input_grad")
     if grad_output.size == 0 or 0 in x_shape:
         return np.zeros(x_shape, grad_output.dtype)
@@ -112,6 +113,7 @@ def weight_grad(
     algorithm: str,
 ) -> np.ndarray:
     """The gradient with respect to weight."""
+    check_bytes(function, "the result", weight_shape, grad_output.dtype)
     chosen = find_algorithm(function, algorithm, shape, grad_output.dtype, "weight_grad")
     if grad_output.size == 0 or x.size == 0:
         return np.zeros(weight_shape, grad_output.dtype)
@@ -132,6 +134,6 @@ def check_needs(function: str, needs: Sequence[bool], algorithm: str) -> tuple[b
         need_x, need_weight, need_bias = (bool(need) for need in needs)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{function}: needs must be three bools, for x, weight and bias, got {needs!r}"
+            f"{function}: needs must be three bools, for x, weight and bias, got {shown(needs)}"
         ) from None
     return need_x, need_weight, need_bias
