@@ -8,7 +8,7 @@ from fastconv.algorithms import deformable
 from fastconv.algorithms.im2col import BLOCK_BYTES
 from fastconv.arguments import Ints, Padding
 from fastconv.functional import run
-from fastconv.functional.arrays import check_shape, real_arrays
+from fastconv.functional.arrays import check_shape, empty, real_arrays
 from fastconv.functional.narrow import widens
 from fastconv.shapes import drop
 
@@ -100,7 +100,7 @@ def deform_conv2d(
     if bias is not None:
         check_shape(function, "bias", bias, (shape.out_channels,))
 
-    y = np.empty((shape.batch, shape.out_channels, shape.pixels), dtype)
+    y = empty(function, "the result", (shape.batch, shape.out_channels, shape.pixels), dtype)
     # each window a pixel of an image with a channel for each of its cells, for a 1 x 1 kernel
     depth = shape.in_channels * shape.taps
     pointwise = weight.reshape(weight.shape[0], -1, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from fastconv.algorithms import PoolAlgorithm, pool_indices
 from fastconv.arguments import Ints, Padding
 from fastconv.functional import windows
-from fastconv.functional.arrays import check_shape, lift_like_x, real_arrays
+from fastconv.functional.arrays import check_shape, empty, lift_like_x, real_arrays
 from fastconv.functional.narrow import widens
 from fastconv.shapes import PoolShape
 
@@ -214,7 +214,7 @@ def _forward(
     shape = windows.geometry(function, rank, x.shape, *facts)
     norm = _norm(function, norm_type)
     chosen = windows.find_algorithm(function, algorithm)
-    y = np.empty(windows.y_shape(shape, x.ndim), dtype)
+    y = empty(function, "the result", windows.y_shape(shape, x.ndim), dtype)
     if y.size:
         lifted, out = (lift_like_x(function, "x", array, rank, shape.layout) for array in (x, y))
         _pool(lifted, out, shape, norm, chosen)
@@ -236,7 +236,7 @@ def _backward(
     norm = _norm(function, norm_type)
     check_shape(function, "grad_output", grad_output, windows.y_shape(shape, x.ndim))
     chosen = windows.find_algorithm(function, algorithm)
-    grad_x = np.empty(x.shape, dtype)
+    grad_x = empty(function, "the result", x.shape, dtype)
     if not grad_x.size:
         return grad_x
     lifted, grad, out, y = (

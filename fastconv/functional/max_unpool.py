@@ -18,7 +18,14 @@ from fastconv.arguments import (
     per_axis,
     unpool_output,
 )
-from fastconv.functional.arrays import check_indices, check_shape, index_array, lift_like_x, real_arrays
+from fastconv.functional.arrays import (
+    check_indices,
+    check_shape,
+    empty,
+    index_array,
+    lift_like_x,
+    real_arrays,
+)
 from fastconv.functional.narrow import widens
 from fastconv.shapes import array_shape, join_shape
 
@@ -203,7 +210,7 @@ def _forward(
     shape = _y_shape(function, rank, x.shape, facts)
     places = index_array(function, "indices", indices)
     check_shape(function, "indices", places, x.shape)
-    y = np.empty(shape, dtype)
+    y = empty(function, "the result", shape, dtype)
     if y.size and not pool_indices.max_unpool(*_lifted(function, rank, facts[-1], x, places, y)):
         _refuse(function, rank, facts[-1], indices, shape)
     return y
@@ -223,7 +230,7 @@ def _backward(
             f"{function}: grad_output and indices must agree in batch and channels, got "
             f"grad_output.shape = {grad_output.shape}, indices.shape = {places.shape}"
         )
-    grad_x = np.empty(places.shape, dtype)
+    grad_x = empty(function, "the result", places.shape, dtype)
     if grad_x.size and not (
         grad_output.size
         and pool_indices.max_unpool_backward(*_lifted(function, rank, layout, grad_output, places, grad_x))
