@@ -35,11 +35,12 @@ import numpy as np
 sys.path += [str(Path(__file__).parents[up]) for up in (0, 1)]  # run as a script, it is of this tree
 
 import oracles
-from fuzz_arguments import ROLES, Holder, World, break_, dress, family, make_world, overlapping
+from fuzz_arguments import INTEGERS, NORMS, ROLES, Holder, World, break_, dress, family, make_world, overlapping
 from strategies import from_layout, to_layout
 
 import fastconv
-from fastconv import arguments, threads
+from fastconv import arguments, reference, threads
+from fastconv.functional.narrow import is_narrow
 
 #: What a call may ask for: more is refused before it is allocated, as more than all memory is elsewhere.
 MOST_BYTES = 1 << 26
@@ -105,6 +106,10 @@ def make_call(number: int, only: str = "") -> Call:
             given[name] = break_(plain[name], rng)
     elif isinstance(plain.get("out"), np.ndarray) and rng.random() < 0.3:
         given["x"], given["out"] = overlapping(plain["x"], plain["out"], rng)
+    elif world.base in ("conv_integer", "qlinear_conv") and rng.random() < 0.2:
+        facts = {name: plain[name] for name in ("weight_zero_point", "groups") if name in plain}
+        given["weight"] = fastconv.prepack_integer(plain["weight"], **facts)
+        given["weight_zero_point"] = 0
     elif world.base == "conv" and "bias" in plain and rng.random() < 0.2:
         names = ["stride", "padding", "dilation", "groups", "layout"]
         facts = {name: plain[name] for name in names if name in plain}
@@ -116,6 +121,7 @@ def _needed(name: str) -> bool:
     """Whether leaving an argument out changes the world that the others are made for."""
     return name not in (
         "bias",
+        "mask",
         "out",
         "activation",
         "algorithm",
@@ -142,7 +148,7 @@ def by_naive_loops(function: str, args: dict[str, Any], bound: bool) -> list[np.
 
     def plain(value: Any) -> Any:
         array = np.array(value) if hasattr(value, "__array__") else np.array(None)
-        if array.dtype.kind != "f" or array.ndim == 0:
+        if not (array.dtype.kind == "f" or is_narrow(array.dtype)) or array.ndim == 0:
             return value
         return abs(array.astype(np.float64)) if bound else array.astype(np.float64)
 
@@ -212,6 +218,54 @@ def _adaptive_avg_pool_backward(w: World, args: dict[str, Any]) -> list[np.ndarr
     return [_as_given(w, x)]
 
 
+def _max_unpool(w: World, args: dict[str, Any]) -> list[np.ndarray]:
+    x, indices = _batched(w, args["x"]), _batched(w, args["indices"]).astype(int)
+    return [_as_given(w, oracles.put(x, indices, (*x.shape[:2], *w.size)))]
+
+
+def _max_unpool_backward(w: World, args: dict[str, Any]) -> list[np.ndarray]:
+    return [_as_given(w, oracles.pick(_batched(w, args["grad_output"]), _batched(w, args["indices"])))]
+
+
+def _integer_sums(w: World, args: dict[str, Any]) -> np.ndarray:
+    weight = np.asarray(args["weight"], float)
+    zeros = np.reshape(args.get("weight_zero_point", 0), (-1, *(1,) * (w.rank + 1)))
+    x = _batched(w, args["x"]) - args.get("x_zero_point", 0)
+    return oracles.conv(x, weight - zeros, w.stride, w.pads, w.dilation, w.groups)
+
+
+def _conv_integer(w: World, args: dict[str, Any]) -> list[np.ndarray]:
+    return [_as_given(w, _integer_sums(w, args))]
+
+
+def _qlinear_conv(w: World, args: dict[str, Any]) -> list[np.ndarray]:
+    sums = _integer_sums(w, args)
+    if args.get("bias") is not None:
+        sums += args["bias"].reshape(-1, *(1,) * w.rank)
+    x_scale, y_scale, scales = (
+        np.asarray(args[f"{name}_scale"], np.float32).reshape(-1) for name in ("x", "y", "weight")
+    )
+    factors = (x_scale * scales / y_scale).astype(float).reshape(-1, *(1,) * w.rank)
+    zero = args["y_zero_point"]
+    ends = np.iinfo(zero.dtype)
+    return [_as_given(w, np.clip(np.rint(sums * factors) + int(zero.item()), ends.min, ends.max))]
+
+
+def _deform_conv(w: World, args: dict[str, Any]) -> list[np.ndarray]:
+    x, offset = (_batched(w, args[name]) for name in ("input", "offset"))
+    cells = (*w.kernel, *w.out)
+    offset = offset.reshape(len(x), -1, *w.kernel, 2, *w.out)
+    mask = np.ones((len(x), offset.shape[1], *cells))
+    if args.get("mask") is not None:
+        mask = args["mask"].astype(float).reshape(mask.shape)
+    before = tuple(pair[0] for pair in w.pads)
+    weight = args["weight"].astype(float)
+    y = reference.deform_conv(x, offset, weight, mask, w.stride, before, w.dilation, w.groups, w.out)
+    if args.get("bias") is not None:
+        y += args["bias"].astype(float).reshape(-1, 1, 1)
+    return [_as_given(w, y)]
+
+
 #: For the functions without an `algorithm`, by family and what follows the rank.
 LOOPS: dict[tuple[str, str], Callable[[World, dict[str, Any]], list[np.ndarray]]] = {
     ("im2col", ""): _im2col,
@@ -220,7 +274,22 @@ LOOPS: dict[tuple[str, str], Callable[[World, dict[str, Any]], list[np.ndarray]]
     ("adaptive_avg_pool", ""): _adaptive_avg_pool,
     ("adaptive_avg_pool", "backward"): _adaptive_avg_pool_backward,
     ("adaptive_max_pool", ""): _adaptive_max_pool,
+    ("max_unpool", ""): _max_unpool,
+    ("max_unpool", "backward"): _max_unpool_backward,
+    ("conv_integer", ""): _conv_integer,
+    ("qlinear_conv", ""): _qlinear_conv,
+    ("deform_conv", ""): _deform_conv,
 }
+
+
+def _has_norm(call: Call) -> bool:
+    """Whether no power that `call` takes is NaN, or beyond what float32 has."""
+    x, norm = call.given["x"], call.given.get("norm_type")
+    if not isinstance(norm, (int, float)) or norm not in NORMS or not isinstance(x, np.ndarray):
+        return False
+    sizes = np.abs(x.astype(float))
+    inside = (sizes > 1e-3) & (sizes < 1e3) | (sizes == 0) & (norm in (2, 4))
+    return bool(inside.all() and (norm in (2, 4) or (x >= 0).all()))
 
 
 def has_naive_loops(function: str) -> bool:
@@ -233,6 +302,8 @@ def check_result(call: Call, value: Any) -> None:
     base, _, suffix = family(call.function)
     if call.broken and sum(array.size for array in got) > MOST_COMPARED:
         return
+    if base == "lp_pool" and not _has_norm(call):
+        return
     if has_naive_loops(call.function):
         args = call.given if call.broken else call.plain
         expected = by_naive_loops(call.function, args, False)
@@ -240,7 +311,9 @@ def check_result(call: Call, value: Any) -> None:
         magnitude = by_naive_loops(call.function, args, True)
     elif (base, suffix) in LOOPS and not call.broken and call.world.batch != 0 and call.world.channels:
         finite = {
-            name: abs(np.nan_to_num(a)) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+            name: abs(np.nan_to_num(a.astype(float)))
+            if isinstance(a, np.ndarray) and name != "offset" and call.world.dtype not in INTEGERS
+            else a
             for name, a in call.plain.items()
         }
         expected = LOOPS[base, suffix](call.world, call.plain)
@@ -249,22 +322,29 @@ def check_result(call: Call, value: Any) -> None:
         return
     zero_times_infinity = "conv" in base and any(
         name in ("weight", "grad_output", "x" if base == "conv_transpose" else "")
+        and call.world.dtype not in INTEGERS
         and not np.isfinite(np.asarray(value, np.float64)).all()
         for name, value in call.given.items()
     )
     assert len(got) == len(expected), f"{len(got)} results, not {len(expected)}"
     for actual, exact, size in zip(got, expected, magnitude, strict=True):
         assert actual.shape == exact.shape, f"shape {actual.shape}, not {exact.shape}"
-        if actual.dtype.kind == "i":
-            assert (actual == exact).all(), "indices are off"
+        if actual.dtype.kind in "iu":
+            assert (actual == exact).all(), "integers are off"
             continue
         if not actual.size:
             continue
+        rounding, largest = 0.0, float(np.finfo(np.float32).max)
+        if is_narrow(actual.dtype):  # computed in float32, and rounded
+            half = actual.dtype == np.float16
+            rounding, largest = (2.0**-11, 65504.0) if half else (2.0**-8, largest)
+            actual = actual.astype(np.float32)
         eps = float(np.finfo(actual.dtype).eps)
-        largest = np.finfo(actual.dtype).max
+        if actual.dtype == np.float64:
+            largest = float(np.finfo(np.float64).max)
         most = float(np.where(np.isfinite(size), size, 0).max(initial=0))
         # Winograd's errors are those of whole tiles; a sum of products has a rounding for each
-        close = abs(actual - exact) <= 500 * eps * most
+        close = abs(actual - exact) <= 500 * eps * most + rounding * abs(exact) + (rounding > 0) * 2.0**-25
         same = (actual == exact) | (np.isnan(actual) & np.isnan(exact))
         # the reference adds in double, and does not overflow on the way
         overflow = ~(size <= largest / 1e4) & ~np.isfinite(actual)

@@ -21,7 +21,21 @@ from strategies import MEMORY, values
 import fastconv
 from fastconv.algorithms import ALGORITHMS, OPERATIONS, POOL_ALGORITHMS
 
+try:
+    import ml_dtypes
+
+    BFLOAT16 = [np.dtype(ml_dtypes.bfloat16).name]
+except ImportError:  # an optional package
+    BFLOAT16 = []
+
 Shape = tuple[int, ...]
+
+#: Of 16 bits, computed in float32.
+NARROW = ["float16", *BFLOAT16]
+BYTES = ["uint8", "int8"]
+INTEGERS = [*BYTES, "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+#: Whole and even ones take any x; the others positive numbers, of which no power is NaN.
+NORMS = [1, 2, 2, 2.0, 3, 4, 1.5, 0.5, -1.0, float("inf"), -float("inf")]
 
 
 def family(function: str) -> tuple[str, int | None, str]:
@@ -55,6 +69,7 @@ class World:
     extra: Shape  # output_padding
     ceil: bool
     adaptive: tuple[int | None, ...]
+    norm: float  # of power-average pooling
     seed: int
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -81,8 +96,12 @@ class World:
             sizes.append(count - ((count - 1) * s >= n + p[0] and self.ceil))
         return tuple(sizes)
 
+    @property
+    def lead(self) -> Shape:
+        return () if self.batch is None else (self.batch,)
+
     def like_x(self, channels: int, size: Shape) -> Shape:
-        lead = () if self.batch is None else (self.batch,)
+        lead = self.lead
         return (*lead, channels, *size) if self.layout == "NCHW" else (*lead, *size, channels)
 
     @property
@@ -101,18 +120,39 @@ class World:
         return (first, second, *self.kernel) if self.layout == "NCHW" else (*self.kernel, second, first)
 
     def array(self, name: str, shape: Shape) -> np.ndarray:
-        kind = self.kind
+        kind, seed = self.kind, self.seed + len(name)
+        if self.dtype in INTEGERS:
+            return some_integers(seed, self.dtype, shape)
         if kind == "special" and "conv" in self.base and name != "x":
             kind = "ints"  # a weight that is not finite, times the zeros of the padding, may be NaN or not
-        return values(self.seed + len(name), kind, self.dtype, shape)
+        if kind == "special" and self.base == "deform_conv":
+            kind = "ints"  # so does what lies beside a place
+        array = values(seed, kind, self.dtype, shape)
+        if self.base == "lp_pool" and name == "x" and not (self.norm == 2 or self.norm == 4):
+            array = np.abs(array) + np.asarray(0.25, array.dtype)
+        return array
 
     def form(self, sizes: Shape) -> Any:
         """An int where one is enough, else one for each axis."""
         return sizes[0] if len(set(sizes)) == 1 and self.rng.random() < 0.7 else sizes
 
 
+def some_integers(seed: int, dtype: str, shape: Shape) -> np.ndarray:
+    """All that the dtype has."""
+    ends = np.iinfo(dtype)
+    return np.random.default_rng(seed).integers(ends.min, ends.max, shape, dtype=dtype, endpoint=True)
+
+
+def _dtype(base: str, suffix: str, rng: Random) -> str:
+    if base in ("conv_integer", "qlinear_conv", "prepack_integer"):
+        return rng.choice(BYTES)
+    if base in ("max_pool", "adaptive_max_pool") and not suffix and rng.random() < 0.3:
+        return rng.choice(INTEGERS)
+    return rng.choice(NARROW) if rng.random() < 0.1 else rng.choice(["float32", "float32", "float64"])
+
+
 def make_world(function: str, rng: Random) -> World:
-    base, rank, _ = family(function)
+    base, rank, suffix = family(function)
     rank = rank or rng.choice([1, 2, 2, 3])
     big = rng.random() < 0.04
     most = {1: 24, 2: 9, 3: 5}[rank] + (8 if big else 0)
@@ -122,6 +162,8 @@ def make_world(function: str, rng: Random) -> World:
     stride, dilation = (tuple(rng.choice([1, 1, 1, 2, 3]) for _ in range(rank)) for _ in range(2))
     if rng.random() < 0.5:
         stride = dilation = (1,) * rank
+    if base == "max_unpool":
+        dilation = (1,) * rank
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     size = [r + rng.randrange(most) for r in reach]
     if rng.random() < 0.2:
@@ -139,14 +181,14 @@ def make_world(function: str, rng: Random) -> World:
     if big:
         groups, group_in, group_out = 1, rng.randint(1, 40), rng.randint(1, 40)
     batch = rng.choice([None, 1, 1, 2, 3, 9])
-    if rng.random() < 0.03:
+    if rng.random() < 0.03 and base != "deform_conv":  # that wants a weight
         batch, group_in, group_out = rng.choice([(0, 1, 1), (1, 0, 1), (2, 1, 0)])
     return World(
         function=function,
         rng=rng,
         rank=rank,
         layout=rng.choice(["NCHW", "NHWC"]) if _has(function, "layout") else "NCHW",
-        dtype=rng.choice(["float32", "float32", "float64"]),
+        dtype=_dtype(base, suffix, rng),
         kind=rng.choice(["ints", "ints", "ints", "gauss", "special"]),
         batch=batch,
         channels=groups * group_in,
@@ -162,6 +204,7 @@ def make_world(function: str, rng: Random) -> World:
         else (0,) * rank,
         ceil=_has(function, "ceil_mode") and rng.random() < 0.3,
         adaptive=tuple(rng.choice([None, 1, 2, 3, n, n + 2]) for n in size),
+        norm=rng.choice(NORMS),
         seed=rng.randrange(2**32),
     )
 
@@ -186,12 +229,53 @@ def _padding_mode(w: World) -> str:
     return w.rng.choice(["zeros", "zeros", "reflect", "replicate", "circular"]) if fits else "zeros"
 
 
+def _x(w: World) -> np.ndarray:
+    return w.array("x", w.y_shape if w.base == "max_unpool" else w.x_shape)
+
+
 def _weight(w: World) -> np.ndarray:
+    if w.dtype in INTEGERS:
+        return some_integers(w.seed, w.rng.choice(BYTES), w.weight_shape)
     return w.array("weight", w.weight_shape)
 
 
+def _bias(w: World) -> np.ndarray | None:
+    if w.rng.random() < 0.5:
+        return None
+    if w.dtype in INTEGERS:
+        return np.random.default_rng(w.seed).integers(-(10**4), 10**4, w.filters).astype(np.int32)
+    return w.array("bias", (w.filters,))
+
+
 def _grad_output(w: World) -> np.ndarray:
-    return w.array("grad", w.y_shape)
+    return w.array("grad", w.x_shape if w.base == "max_unpool" else w.y_shape)
+
+
+def _offset_groups(w: World) -> int:
+    return w.groups if w.seed % 2 else 1
+
+
+def _offset(w: World) -> np.ndarray:
+    shape = (*w.lead, _offset_groups(w) * prod(w.kernel) * 2, *w.out)
+    places = 2 * np.random.default_rng(w.seed).standard_normal(shape)
+    return (np.rint(places) if w.kind == "ints" else places).astype(w.dtype)
+
+
+def _mask(w: World) -> np.ndarray | None:
+    shape = (*w.lead, _offset_groups(w) * prod(w.kernel), *w.out)
+    return w.array("mask", shape) if w.rng.random() < 0.7 else None
+
+
+def _zero_points(w: World) -> Any:
+    """Of a weight of either dtype."""
+    shape = w.rng.choice([(), (1,), (w.filters,)])
+    points = some_integers(w.seed, "int8", shape)
+    return np.abs(points // 2) if shape else int(abs(points // 2))
+
+
+def _scale(w: World, channels: int = 1) -> Any:
+    scales = np.random.default_rng(w.seed + channels).uniform(0.001, 2, channels).astype(np.float32)
+    return scales if channels > 1 or w.rng.random() < 0.5 else float(scales[0])
 
 
 def _indices(w: World) -> np.ndarray:
@@ -211,6 +295,8 @@ def _kernel_size(w: World) -> Any:
 
 
 def _output_size(w: World) -> Any:
+    if w.base == "max_unpool" and w.rng.random() < 0.3:
+        return w.x_shape
     return w.adaptive if w.base.startswith("adaptive") else w.size
 
 
@@ -221,9 +307,19 @@ def _algorithm(w: World) -> str:
 
 #: From a world to a good value, by the name of the parameter.
 ROLES: dict[str, Callable[[World], Any]] = {
-    "x": lambda w: w.array("x", w.x_shape),
+    "x": _x,
+    "input": _x,
+    "offset": _offset,
+    "mask": _mask,
     "weight": _weight,
-    "bias": lambda w: w.array("bias", (w.filters,)) if w.rng.random() < 0.5 else None,
+    "bias": _bias,
+    "x_zero_point": lambda w: int(some_integers(w.seed, w.dtype, ())),
+    "weight_zero_point": _zero_points,
+    "y_zero_point": lambda w: some_integers(w.seed, w.rng.choice(BYTES), w.rng.choice([(), (1,)])),
+    "x_scale": _scale,
+    "weight_scale": lambda w: _scale(w, w.rng.choice([1, max(1, w.filters)])),
+    "y_scale": _scale,
+    "norm_type": lambda w: w.norm,
     "grad_output": _grad_output,
     "indices": _indices,
     "cols": _columns,
@@ -288,6 +384,12 @@ def dress(name: str, value: Any, rng: Random) -> Any:
         forms = sorted(MEMORY)
         if name == "out":
             forms = ["contiguous", "fortran", "strided", "reversed", "transposed", "misaligned"]
+        if value.ndim == 0:
+            forms = ["contiguous", "read-only"]
+        if value.dtype.itemsize == 1:
+            forms = [form for form in forms if form != "misaligned"]  # bytes never are
+        if value.dtype.kind == "V":
+            forms = [form for form in forms if form != "big-endian"]  # there is no such bfloat16
         form = rng.choice([*forms, "subclass", "holder"])
         if form == "subclass":
             return value.view(Subclass)
@@ -297,7 +399,9 @@ def dress(name: str, value: Any, rng: Random) -> Any:
     if isinstance(value, bool):
         return rng.choice([value, np.bool_(value)])
     if isinstance(value, int):
-        kind = rng.choice(["i8", "u4", "i2", "index", "array"])
+        kind = rng.choice(["i8", "u4" if value >= 0 else "i4", "i2", "index", "array"])
+        if name.endswith("zero_point"):  # those of a weight may be arrays
+            kind = rng.choice(["i8", "i2", "array"])
         if kind == "index":
             return Index(value)
         return np.array(value) if kind == "array" else np.dtype(kind).type(value)
@@ -381,6 +485,8 @@ def _other_dtype(a: np.ndarray, rng: Random) -> np.ndarray:
         "m8[s]",
         "f4,f4",
         ">f4",
+        "u1",
+        *BFLOAT16,
     ]
     kind = rng.choice([*kinds, "V4"])
     if kind in ("f4,f4", "V4", "M8[s]", "m8[s]"):
@@ -402,8 +508,8 @@ def _other_values(a: np.ndarray, rng: Random) -> np.ndarray:
         numbers = [info.max, info.min, -1 if info.min else info.max // 2, 0]
     else:
         return a
-    a = a.copy()
-    if a.size:
+    a = np.array(a)
+    if a.size and a.ndim:
         a.flat[[rng.randrange(a.size) for _ in range(rng.randint(1, 3))]] = rng.choice(numbers)
     return a
 

@@ -24,7 +24,7 @@ def test_no_public_function_is_left_out() -> None:
     """A new one joins by being in `__all__`; a parameter of a new name needs a role."""
     functions = fuzz.public_functions()
     assert {"conv2d", "max_pool3d_backward", "prepack", "set_num_threads"} <= set(functions)
-    classes = {"ConvGrads", "PackedWeight", "Plan"}
+    classes = {"ConvGrads", "PackedIntegers", "PackedWeight", "Plan"}
     values = {"ALGORITHMS", "POOL_ALGORITHMS", "__version__"}
     assert set(fastconv.__all__) == set(functions) | classes | values
     for function in functions:
@@ -34,7 +34,7 @@ def test_no_public_function_is_left_out() -> None:
 
 def test_every_result_is_compared() -> None:
     """With the naive loops or with an oracle; or it is no array."""
-    no_arrays = {*fuzz.SETTINGS, *fuzz.PLAIN, "explain", "prepack"}
+    no_arrays = {*fuzz.SETTINGS, *fuzz.PLAIN, "explain", "prepack", "prepack_integer"}
     for function in set(fuzz.public_functions()) - no_arrays:
         base, _, suffix = fuzz.family(function)
         assert fuzz.has_naive_loops(function) or (base, suffix) in fuzz.LOOPS, function

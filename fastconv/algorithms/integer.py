@@ -38,10 +38,16 @@ def pack(weight: np.ndarray, groups: int) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 1, 3, 2, 4))
 
 
+def padded_shape(shape: ConvShape) -> tuple[int, ...]:
+    """Of x (N, C, D, H, W) with its padding."""
+    size = (n + a + b for n, a, b in zip(shape.input, shape.pad_before, shape.pad_after, strict=True))
+    return (shape.batch, shape.in_channels, *size)
+
+
 @lru_cache(maxsize=256)
-def _tables(shape: ConvShape) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Where cells of a window lie from its first, where windows lie in an image, and the padded size."""
-    size = tuple(n + a + b for n, a, b in zip(shape.input, shape.pad_before, shape.pad_after, strict=True))
+def _tables(shape: ConvShape) -> tuple[np.ndarray, np.ndarray]:
+    """Where cells of a window lie from its first, and where windows lie in an image."""
+    size = padded_shape(shape)[2:]
     steps = np.array([size[1] * size[2], size[2], 1])
     taps = np.indices(shape.kernel).reshape(3, -1).T * shape.dilation @ steps
     channels = np.arange(shape.group_in) * prod(size)
@@ -49,8 +55,7 @@ def _tables(shape: ConvShape) -> tuple[np.ndarray, np.ndarray, tuple[int, int, i
     if len(cells) % 2:
         cells = np.append(cells, 0)  # its weight is 0
     windows = np.indices(shape.output).reshape(3, -1).T * shape.stride @ steps
-    depth, height, width = size
-    return cells, windows, (depth, height, width)
+    return cells, windows
 
 
 def _run(shape: ConvShape) -> int:
@@ -70,8 +75,9 @@ def conv_integer(
         plain.forward(x.astype(np.float64) - x_zero_point, packed, None, False, result, shape)
         y[...] = result.astype(np.int64).astype(np.int32)
         return
-    cells, windows, size = _tables(shape)
-    padded = np.zeros((*x.shape[:2], *size), np.int16)
+    cells, windows = _tables(shape)
+    padded = np.zeros(padded_shape(shape), np.int16)
+    size = padded.shape[2:]
     inside = tuple(slice(a, a + n) for a, n in zip(shape.pad_before, shape.input, strict=True))
     np.subtract(x, np.int16(x_zero_point), out=padded[:, :, *inside], dtype=np.int16)
     panels, pairs = packed.shape[1], packed.shape[2]

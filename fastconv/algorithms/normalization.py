@@ -48,7 +48,7 @@ def batch_norm(
 
     Unless they are `known`, mean and the biased variance are those of x, and are written to the arrays.
     """
-    y, numbers = np.empty_like(x), np.array([eps])
+    y, numbers = np.empty_like(x), np.array([eps], np.float64)
     run = _prepare(False, x.dtype, x.shape, known, relu)
     arrays = (x, y, mean, var, weight, bias, numbers)
     run.run(*map(_at, arrays))
@@ -65,7 +65,7 @@ def batch_norm_backward(
     eps: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of x, weight and bias, where mean and var are those of x; with a ReLU, y is its output."""
-    numbers = np.array([eps])
+    numbers = np.array([eps], np.float64)
     grad_x, grad_weight, grad_bias = np.empty_like(x), np.empty_like(mean), np.empty_like(mean)
     run = _prepare(True, x.dtype, x.shape, False, False)
     grad_output = np.ascontiguousarray(grad_output)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import integer as algorithm
-from fastconv.arguments import LARGEST_ARGUMENT, Ints, Padding, canonical, integer
+from fastconv.arguments import LARGEST_ARGUMENT, Ints, Padding, canonical, check_bytes, integer, shown
 from fastconv.functional import run
-from fastconv.functional.arrays import check_shape, lift_like_x, lift_weight, plain_array
+from fastconv.functional.arrays import check_shape, empty, lift_like_x, lift_weight, plain_array, zeros
 from fastconv.shapes import ConvShape
 
 __all__ = [
@@ -132,7 +132,8 @@ def conv_integer(
     function = "conv_integer"
     x, zero_point = _bytes_and_zero_point(function, x, x_zero_point)
     packed = _packed(function, weight, weight_zero_point, groups)
-    return _sums(x, zero_point, packed, _geometry(function, x, packed, stride, padding, dilation, groups))
+    shape = _geometry(function, x, packed, stride, padding, dilation, groups)
+    return _sums(function, x, zero_point, packed, shape)
 
 
 def qlinear_conv(
@@ -196,7 +197,7 @@ def qlinear_conv(
     x, zero_point = _bytes_and_zero_point(function, x, x_zero_point)
     packed = _packed(function, weight, weight_zero_point, groups)
     shape = _geometry(function, x, packed, stride, padding, dilation, groups)
-    point = np.asarray(y_zero_point)
+    point = _numbers(function, "y_zero_point", y_zero_point)
     if point.dtype not in _BYTES:
         raise TypeError(f"{function}: y_zero_point must have dtype uint8 or int8, got {point.dtype}")
     y_zero = _zero_point(function, "y_zero_point", point, point.dtype)
@@ -211,8 +212,8 @@ def qlinear_conv(
         if bias.dtype != np.int32:
             raise TypeError(f"{function}: bias must have dtype int32, got {bias.dtype}")
         check_shape(function, "bias", bias, (shape.out_channels,))
-    sums = _sums(x, zero_point, packed, shape)
-    y = np.empty(sums.shape, point.dtype)
+    sums = _sums(function, x, zero_point, packed, shape)
+    y = empty(function, "the result", sums.shape, point.dtype)
     if y.size:
         channels_second = sums if x.ndim == shape.rank + 2 else sums[None]
         algorithm.requantize(channels_second, bias, factors, y_zero, y)
@@ -232,11 +233,15 @@ def _geometry(
     return run.geometry(function, rank, x.shape, packed.shape, stride, padding, dilation, groups, "NCHW")
 
 
-def _sums(x: np.ndarray, x_zero_point: int, packed: PackedIntegers, shape: ConvShape) -> np.ndarray:
-    y = np.zeros(run.y_shape(shape, x.ndim), np.int32)
+def _sums(
+    function: str, x: np.ndarray, x_zero_point: int, packed: PackedIntegers, shape: ConvShape
+) -> np.ndarray:
+    y = zeros(function, "the result", run.y_shape(shape, x.ndim), np.int32)
     if y.size and x.size:
-        lifted = lift_like_x("conv_integer", "x", x, shape.rank, "NCHW")
-        out = lift_like_x("conv_integer", "y", y, shape.rank, "NCHW")
+        check_bytes(function, "the padded x", algorithm.padded_shape(shape), np.dtype(np.int16))
+        check_bytes(function, "a table of windows", (3, shape.pixels), np.dtype(np.int64))
+        lifted = lift_like_x(function, "x", x, shape.rank, "NCHW")
+        out = lift_like_x(function, "y", y, shape.rank, "NCHW")
         algorithm.conv_integer(lifted, packed.panels, out, x_zero_point, shape)
     return y
 
@@ -262,7 +267,7 @@ def _packed(function: str, weight: Any, zero_point: Any, groups: Any) -> PackedI
     if isinstance(weight, PackedIntegers):
         if weight.groups != groups:
             raise ValueError(f"{function}: weight was packed for groups = {weight.groups}, got {groups}")
-        if np.any(zero_point):
+        if _integers(function, "weight_zero_point", zero_point, np.dtype(np.int16), weight.shape[0]).any():
             raise ValueError(f"{function}: the zero points of a packed weight are part of it")
         return weight
     weight = _bytes(function, "weight", weight)
@@ -273,39 +278,54 @@ def _packed(function: str, weight: Any, zero_point: Any, groups: Any) -> PackedI
             f"{function}: the {weight.shape[0]} output channels of weight do not divide into "
             f"groups = {groups}"
         )
+    check_bytes(function, "the packed weight", weight.shape, np.dtype(np.int16))
     return PackedIntegers(weight, _zero_points(function, zero_point, weight), groups)
 
 
 def _zero_point(function: str, name: str, value: Any, dtype: np.dtype) -> int:
     """A single value of an 8-bit dtype."""
-    points = _integers(function, name, value, dtype)
-    if points.size != 1:
-        raise ValueError(f"{function}: {name} must be one value, got shape {points.shape}")
-    return int(points.item())
+    return int(_integers(function, name, value, dtype, 1).item())
 
 
 def _zero_points(function: str, value: Any, weight: np.ndarray) -> np.ndarray:
     """Those of weight, one or one for each output channel, to be subtracted from it."""
-    name = "weight_zero_point"
-    points = _integers(function, name, value, weight.dtype)
-    if points.size == 1:
-        return points.reshape((1,) * weight.ndim)
-    check_shape(function, name, points, (weight.shape[0],))
+    points = _integers(function, "weight_zero_point", value, weight.dtype, weight.shape[0])
     return points.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
-def _integers(function: str, name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    array = np.asarray(value)
+def _numbers(function: str, name: str, value: Any) -> np.ndarray:
+    """What the user has given for one number, or for one of each channel, as an array of some dtype."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {name} is a masked array, whose mask would be ignored")
+    try:
+        return np.asarray(value)
+    except Exception as error:  # lists of several lengths, or in themselves; what the user wrote
+        raise TypeError(f"{function}: {name} must be a number, or an array, got {shown(value)}") from error
+
+
+def _one_or_each(function: str, name: str, array: np.ndarray, channels: int) -> None:
+    """Refuse what is neither one number nor one for each of so many channels."""
+    if array.size != 1:
+        if channels == 1:
+            raise ValueError(f"{function}: {name} must be one value, got shape {array.shape}")
+        check_shape(function, name, array, (channels,))
+
+
+def _integers(function: str, name: str, value: Any, dtype: np.dtype, channels: int) -> np.ndarray:
+    array = _numbers(function, name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must be integers, got {array.dtype}")
+    _one_or_each(function, name, array, channels)
     limits = np.iinfo(dtype)
     if array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
-        raise ValueError(f"{function}: {name} must be values of {dtype}, got {value!r:.60}")
+        raise ValueError(f"{function}: {name} must be values of {dtype}, got {shown(value)}")
     return array.astype(np.int16)
 
 
 def _scales(function: str, name: str, value: Any, channels: int) -> np.ndarray:
-    array = np.asarray(value, np.float32)
-    if array.size != 1:
-        check_shape(function, name, array, (channels,))
-    return array.reshape(-1)
+    array = _numbers(function, name, value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{function}: {name} must be real numbers, got {array.dtype}")
+    _one_or_each(function, name, array, channels)
+    with np.errstate(all="ignore"):  # what overflows is refused with the product
+        return array.reshape(-1).astype(np.float32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from math import isinf, isnan
 from typing import Any
 
 import numpy as np
 
 from fastconv.algorithms import PoolAlgorithm, pool_indices
-from fastconv.arguments import Ints, Padding
+from fastconv.arguments import Ints, Padding, check_bytes, shown
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, empty, lift_like_x, real_arrays
 from fastconv.functional.narrow import widens
@@ -186,20 +187,28 @@ def lp_pool3d_backward(
 
 
 def _norm(function: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{function}: norm_type must be a number, got {value!r:.60}")
-    norm = float(value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        norm = float(value if isinstance(value, (float, np.floating)) else operator.index(value))
+    except TypeError as error:
+        raise TypeError(f"{function}: norm_type must be a number, got {shown(value)}") from error
+    except OverflowError as error:
+        raise ValueError(f"{function}: norm_type must fit a float, got {shown(value)}") from error
     if norm == 0 or isnan(norm):
         raise ValueError(f"{function}: norm_type must be a number but 0, got {norm}")
     return norm
 
 
-def _pool(x: np.ndarray, y: np.ndarray, shape: PoolShape, norm: float, chosen: PoolAlgorithm) -> Any:
+def _pool(
+    function: str, x: np.ndarray, y: np.ndarray, shape: PoolShape, norm: float, chosen: PoolAlgorithm
+) -> Any:
     """Fill y, x and y having three spatial axes. Of an infinite norm the places of the cells are returned."""
     if not isinf(norm):
         chosen.lp_pool(x, y, shape, norm)
         return None
     sign = 1 if norm > 0 else -1
+    check_bytes(function, "the places", y.shape, np.dtype(np.int64))
     indices = np.empty_like(y, np.int64)
     chosen.max_pool(sign * np.abs(x), y, indices, shape)
     y *= sign
@@ -217,7 +226,7 @@ def _forward(
     y = empty(function, "the result", windows.y_shape(shape, x.ndim), dtype)
     if y.size:
         lifted, out = (lift_like_x(function, "x", array, rank, shape.layout) for array in (x, y))
-        _pool(lifted, out, shape, norm, chosen)
+        _pool(function, lifted, out, shape, norm, chosen)
     return y
 
 
@@ -243,7 +252,7 @@ def _backward(
         lift_like_x(function, "x", array, rank, shape.layout)
         for array in (x, grad_output, grad_x, np.empty_like(grad_output))
     )
-    indices = _pool(lifted, y, shape, norm, chosen)
+    indices = _pool(function, lifted, y, shape, norm, chosen)
     if indices is None:
         chosen.lp_pool_backward(grad, lifted, y, out, shape, norm)
     else:

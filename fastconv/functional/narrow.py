@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastconv.arguments import check_bytes
 from fastconv.functional.packed_weight import PackedWeight
 
 Run = TypeVar("Run", bound=Callable[..., Any])
@@ -54,7 +55,7 @@ def widens(run: Run) -> Run:
         def wide(name: str, value: Any) -> Any:
             if name == "out":
                 return None if value is None else NarrowOut(value, dtype)
-            return _wide(value, dtype)
+            return _wide(run.__name__ if run.__name__[0] != "_" else args[0], name, value, dtype)
 
         positional = [wide(name, value) for name, value in zip(names, args, strict=False)]
         keywords = {name: wide(name, value) for name, value in kwargs.items()}
@@ -63,13 +64,19 @@ def widens(run: Run) -> Run:
     return widened  # type: ignore[return-value]
 
 
-def _wide(value: Any, dtype: np.dtype) -> Any:
+def _wide(function: str, name: str, value: Any, dtype: np.dtype) -> Any:
     if isinstance(value, PackedWeight):
         return value.wide or value
     if not hasattr(value, "__array__") or isinstance(value, np.generic):
         return value
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype.newbyteorder("=") == dtype else value
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # the checks will say so
+        return value
+    if array.dtype.newbyteorder("=") != dtype:
+        return value
+    check_bytes(function, f"a copy of {name}", array.shape, np.dtype(np.float32))
+    return array.astype(np.float32)
 
 
 def _narrow(result: Any, dtype: np.dtype) -> Any:
