@@ -176,6 +176,25 @@ def check_size(function: str, name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{function}: {name} would have shape {tuple(shape)}, too large to address")
 
 
+def real(function: str, name: str, value: Any) -> float:
+    """A number, of whatever type.
+
+    >>> real("f", "lr", 1)
+    1.0
+    """
+    array = isinstance(value, (np.ndarray, np.generic))
+    if isinstance(value, bool) or (array and (value.ndim or value.dtype.kind not in "iuf")):
+        raise TypeError(f"{function}: {name} must be a number, got {shown(value)}")
+    if not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise TypeError(f"{function}: {name} must be a number, got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{function}: {name} must fit a float, got {shown(value)}") from error
+    except Exception as error:  # what the user wrote
+        raise TypeError(f"{function}: {name} must be a number, got {shown(value)}") from error
+
+
 def check_bytes(function: str, name: str, shape: Sequence[int], dtype: np.dtype) -> None:
     """Refuse to make an array that no memory holds."""
     size = prod(shape) * dtype.itemsize

@@ -53,8 +53,11 @@ class Fences:
         poison.reshape(-1).view(np.uint8)[:] = 255
         return self.fence(poison)
 
-    def empty_like(self, like: np.ndarray) -> np.ndarray:
-        return self.empty(like.shape, like.dtype)
+    def empty_like(self, like: np.ndarray, dtype: Any = None) -> np.ndarray:
+        """With its axes in the order that they have in memory."""
+        order = np.argsort([-stride for stride in like.strides], kind="stable")
+        made = self.empty([like.shape[axis] for axis in order], like.dtype if dtype is None else dtype)
+        return made.transpose(np.argsort(order))
 
     def zeros(self, shape: Any, dtype: Any = float) -> np.ndarray:
         return self.fence(np.zeros(shape, dtype))

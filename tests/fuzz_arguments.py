@@ -488,6 +488,8 @@ def _other_dtype(a: np.ndarray, rng: Random) -> np.ndarray:
         "u1",
         *BFLOAT16,
     ]
+    if a.dtype.kind == "V":  # of 16 bits
+        a = a.astype(np.float32)
     kind = rng.choice([*kinds, "V4"])
     if kind in ("f4,f4", "V4", "M8[s]", "m8[s]"):
         return np.zeros(a.shape, kind)

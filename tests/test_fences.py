@@ -31,6 +31,7 @@ from fastconv.algorithms import ALGORITHMS, OPERATIONS, products, warp, winograd
 from fastconv.algorithms.winograd_blocks import Tiling
 from fastconv.functional import run
 from fastconv.jit import Kernel
+from fastconv.kernels import integer, pool_places
 from fences import fence_everything, fenced
 
 fence_everything()
@@ -69,6 +70,10 @@ def pool(x, kernel, layout, **facts):
     y, indices = fastconv.max_pool2d(x, kernel, layout=layout, return_indices=True, **facts)
     fastconv.max_pool2d(x, kernel, layout=layout, **facts)
     fastconv.max_pool2d_backward(y, indices, x.shape, layout=layout)
+    fastconv.max_unpool2d_backward(x, indices, layout=layout)
+    for norm in (2, 3):
+        y = fastconv.lp_pool2d(x, norm, kernel, layout=layout, **facts)
+        fastconv.lp_pool2d_backward(y, x, norm, kernel, layout=layout, **facts)
     y = fastconv.avg_pool2d(x, kernel, layout=layout, **facts)
     fastconv.avg_pool2d_backward(y, x.shape, kernel, layout=layout, **facts)
 
@@ -100,6 +105,14 @@ for dtype in map(np.dtype, ("f4", "f8")):
             fastconv.adaptive_avg_pool2d_backward(y, x.shape, layout=layout)
     x = draw(2, 3, 9, 10)
     fastconv.col2im(fastconv.im2col(x, 3, 1, 2), (9, 10), 3, 1, 2)
+    y, indices = fastconv.max_pool2d(x, 2, return_indices=True)
+    fastconv.max_unpool2d(y, indices, 2, output_size=(9, 10))
+    x, weight = draw(2, 4, 9, 11), draw(6, 2, 3, 2)
+    for masked, padding in product((True, False), (0, 2)):
+        out = 7 + 2 * padding, 10 + 2 * padding
+        offset = fenced(5 * draw(2, 24, *out), masked)  # two offset groups; places beyond the borders
+        mask = draw(2, 12, *out) if masked else None
+        fastconv.deform_conv2d(x, offset, weight, padding=padding, mask=mask)
     for side in (14, 28, 33):  # what training adds
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2),
@@ -118,9 +131,42 @@ for dtype in map(np.dtype, ("f4", "f8")):
         maps = np.full((1, 2, 3), odd)
         warp.warp(draw(1, 1, 5, 6), maps, 0.0)
 
+def integers(*shape):
+    global count
+    count += 1
+    limits = np.iinfo(dtype)
+    array = rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    return fenced(array, count % 3 > 0)
+
+for dtype in map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")):
+    for layout, (height, width) in product(("NCHW", "NHWC"), ((9, 23), (28, 60))):
+        x = integers(*((2, 5, height, width) if layout == "NCHW" else (2, height, width, 5)))
+        for kernel, facts in ((2, {}), (3, {"stride": 2, "padding": 1}), (3, {"stride": 1}),
+                              ((2, 3), {"dilation": 2, "ceil_mode": True}), ((height, width), {})):
+            for asked in (False, True):
+                fastconv.max_pool2d(x, kernel, layout=layout, return_indices=asked, **facts)
+        for asked in (False, True):
+            fastconv.adaptive_max_pool2d(x, (3, 5), asked, layout=layout)
+for dtype in map(np.dtype, ("u1", "i1")):
+    for n, c, k, groups, side in ((1, 3, 8, 1, 5), (2, 4, 6, 2, 3), (3, 7, 19, 1, 1), (1, 5, 5, 5, 3)):
+        for stride, padding in product((1, 2), (0, side // 2)):
+            x, weight = integers(n, c, *size(side, side + 30)), integers(k, c // groups, side, side)
+            facts = {"stride": stride, "padding": padding, "groups": groups}
+            fastconv.conv_integer(x, weight, 3, integers(k) if stride == 1 else 5, **facts)
+            bias = fenced(np.arange(k, dtype=np.int32), True)
+            scale = fenced(np.linspace(0.1, 1, k, dtype=np.float32), True)
+            fastconv.qlinear_conv(x, 0.5, 1, weight, scale, 2, 0.3, dtype.type(4), bias, **facts)
+
 every = [thing for thing in gc.get_objects() if isinstance(thing, Kernel)]
 assert len(every) > 40
-print([(k.name, k.__doc__, str(d)) for k in every for d, task in k._tasks.items() if not task._address])
+def is_used(kernel, dtype):
+    if kernel in (integer.conv_integer, integer.requantize):  # sums are int32
+        return dtype == np.int32
+    # 8 and 16 bits have no room for places: see `pooling._by_wider_ints`
+    return kernel is not pool_places.max_rows_indices or dtype.itemsize >= 4
+
+print([(k.name, k.__doc__, str(d)) for k in every for d, task in k._tasks.items()
+       if is_used(k, d) and not task._address])
 """
 
 

@@ -100,6 +100,11 @@ for _ in range(5000):
     DEEP = [DEEP]
 
 
+BYTES = np.ones((3, 3, 4, 4), np.uint8)
+PACKED = fastconv.prepack_integer(BYTES)
+QUANTISED = {"x": BYTES, "x_scale": 1.0, "x_zero_point": 0, "weight": BYTES, "weight_scale": 1.0,
+             "weight_zero_point": 0, "y_scale": 1.0, "y_zero_point": np.uint8(0)}  # fmt: skip
+
 UNSHOWN = [ROUND, DEEP, [[[[1]]]], range(10**7), 10**5000, "\ud800", np.array(None)]
 
 
@@ -125,6 +130,24 @@ def test_a_value_that_cannot_be_shown(name: str, value: Any) -> None:
         ("avg_pool2d", {"x": X, "kernel_size": 2, "count_include_pad": np.array([True, False])}),
         ("max_pool2d", {"x": X, "kernel_size": 2, "return_indices": np.array([True, False])}),
         ("adaptive_max_pool2d", {"x": X, "output_size": 2, "return_indices": "no"}),
+        # the arrays after those of two dtypes were looked at for the message
+        ("conv2d", {"x": X.astype("f2"), "weight": WEIGHT, "bias": Holder(None)}),
+        ("max_unpool2d", {"x": X, "indices": Holder(np.full(X.shape, 999)), "kernel_size": 2}),
+        (
+            "max_pool2d_backward",
+            {"grad_output": X, "indices": Holder(X.astype(int) + 99), "input_shape": X.shape},
+        ),
+        ("lp_pool2d", {"x": X, "norm_type": 10**400, "kernel_size": 2}),
+        ("lp_pool2d", {"x": X, "norm_type": np.array([2]), "kernel_size": 2}),
+        ("lp_pool2d", {"x": X.astype("f2"), "norm_type": 2, "kernel_size": Holder(None)}),
+        ("conv_integer", {"x": BYTES, "weight": BYTES, "weight_zero_point": [[1], [2, 3]]}),
+        ("conv_integer", {"x": BYTES, "weight": BYTES, "x_zero_point": ROUND}),
+        ("conv_integer", {"x": BYTES, "weight": PACKED, "weight_zero_point": DEEP}),
+        ("qlinear_conv", {**QUANTISED, "x_scale": "1"}),
+        ("qlinear_conv", {**QUANTISED, "y_scale": np.uint8}),
+        ("qlinear_conv", {**QUANTISED, "weight_scale": np.array([1j])}),
+        ("qlinear_conv", {**QUANTISED, "x_scale": 1e300}),
+        ("qlinear_conv", {**QUANTISED, "weight_scale": np.ma.masked_array([1.0])}),
     ],
 )
 def test_messages_name_the_function(function: str, args: dict[str, Any]) -> None:
@@ -156,7 +179,29 @@ def test_ints_by_another_name_set_the_threads() -> None:
     fastconv.set_num_threads(before)
 
 
+def test_indices_of_nothing_that_come_in_a_holder() -> None:
+    """An AttributeError: the limits were asked of what has the array."""
+    nothing = np.zeros((1, 0, 2, 2), np.float32)
+    grad_x = fastconv.max_pool2d_backward(nothing, Holder(nothing.astype(int)), (1, 0, 4, 4))  # type: ignore[arg-type]
+    assert grad_x.shape == (1, 0, 4, 4)
+
+
+@pytest.mark.parametrize("norm", [np.array(2), np.array(2.0), np.int8(2), np.float32(2)])
+def test_norms_by_another_name(norm: Any) -> None:
+    """Arrays of one number were refused."""
+    np.testing.assert_array_equal(fastconv.lp_pool2d(X, norm, 2), fastconv.lp_pool2d(X, 2, 2))
+
+
+def test_places_count_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an infinite norm are twice as large as the result."""
+    monkeypatch.setattr(arguments, "LARGEST_BYTES", X.nbytes)
+    fastconv.lp_pool2d(X, 2, 1)
+    with pytest.raises(ValueError, match="lp_pool2d: the places would have shape"):
+        fastconv.lp_pool2d(X, float("inf"), 1)
+
+
 HUGE = np.broadcast_to(np.float32(0), (1, 2, 2**20, 2**20))
+HUGE_HALF = np.broadcast_to(np.float16(0), HUGE.shape)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +221,15 @@ HUGE = np.broadcast_to(np.float32(0), (1, 2, 2**20, 2**20))
         lambda: fastconv.adaptive_avg_pool2d_backward(X, (1, 2, 2**20, 2**20)),
         lambda: fastconv.im2col(X, 2, padding=2**20),
         lambda: fastconv.col2im(np.ones((1, 2, 1), np.float32), (2**20, 2**20), 1, stride=2**20),
+        lambda: fastconv.conv_integer(BYTES, BYTES, padding=2**21),
+        lambda: fastconv.conv_integer(BYTES, BYTES, padding=2**21, stride=2**21),
+        lambda: fastconv.qlinear_conv(**QUANTISED, padding=2**21, stride=2**21),
+        lambda: fastconv.prepack_integer(np.broadcast_to(np.int8(0), (2**20, 2**20, 4, 4))),
+        lambda: fastconv.deform_conv2d(HUGE, X, WEIGHT),
+        lambda: fastconv.max_unpool2d(X, X.astype(int), 2**20),
+        lambda: fastconv.lp_pool2d(HUGE, 2, 2),
+        lambda: fastconv.avg_pool2d(HUGE_HALF, 2),
+        lambda: fastconv.deform_conv2d(HUGE_HALF, HUGE_HALF, HUGE_HALF),
         lambda: fastconv.prepack(HUGE.reshape(2**20, 2**20, 1, 2), x_shape=(1, 2**20, 9, 9)),
     ],
 )

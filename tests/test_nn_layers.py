@@ -512,6 +512,25 @@ def test_wrong_argument_types() -> None:
 # --- batch normalisation ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.AdaptiveAvgPool2d(-1), ValueError, "AdaptiveAvgPool2d: output_size must be at least 1"),
+        (lambda: nn.AdaptiveMaxPool3d((1, 2)), ValueError, "AdaptiveMaxPool3d: output_size must be"),
+        (lambda: nn.AdaptiveAvgPool1d("x"), TypeError, "AdaptiveAvgPool1d: output_size must be an int, or"),
+        (lambda: nn.Softmax(1.5), TypeError, "Softmax: dim must be an int, .* got 1.5"),
+        (lambda: nn.LogSoftmax(None), TypeError, "LogSoftmax: dim must be an int"),
+        (lambda: nn.LeakyReLU("x"), TypeError, "LeakyReLU: negative_slope must be a number, got 'x'"),
+        (lambda: nn.save(3, "x"), TypeError, "save: net must be a Layer, got int"),
+        (lambda: nn.load(3, "x"), TypeError, "load: net must be a Layer, got int"),
+    ],
+)  # fmt: skip
+def test_refused_when_made(make: Any, error: type[Exception], message: str) -> None:
+    """These failed in their first forward, or with messages that name no argument."""
+    with pytest.raises(error, match=f"^{message}"):
+        make()
+
+
 def test_batch_norm_by_hand() -> None:
     layer = nn.BatchNorm2d(1, eps=0.0, momentum=0.25, dtype=np.float64)
     layer.params["weight"][:] = 2

@@ -245,6 +245,14 @@ def test_wrong_arguments(make: Any, message: str) -> None:
         make(Point(1))
 
 
+@pytest.mark.parametrize("value", ["x", None, True, [1], np.ones(2), 1j])
+def test_rates_must_be_numbers(value: Any) -> None:
+    """Python's own messages told of operators, not of the argument."""
+    for make, name in ((nn.SGD, "lr"), (nn.RMSprop, "alpha"), (nn.AdamW, "weight_decay")):
+        with pytest.raises(TypeError, match=f"^{make.__name__}: {name} must be a number"):
+            make(Point(1), **{name: value})
+
+
 def test_net_must_be_a_layer() -> None:
     with pytest.raises(TypeError, match="Adam: net must be a Layer, got list"):
         nn.Adam([])  # type: ignore[arg-type]

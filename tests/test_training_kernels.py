@@ -15,7 +15,7 @@ from test_bounds import pytestmark as needs_pages
 
 import fastconv
 from fastconv import jit, nn
-from fastconv.algorithms import elementwise, products
+from fastconv.algorithms import elementwise, normalization, products
 from fastconv.algorithms.elementwise import Choice
 from fastconv.nn import optim
 
@@ -221,3 +221,19 @@ def test_they_stay_in_their_arrays() -> None:
         if mark.name == "skipif" and mark.args[0]:
             pytest.skip(mark.kwargs["reason"])
     assert python(PAGES + FENCED).strip() == "done"
+
+
+def test_batch_norm_takes_eps_of_any_dtype() -> None:
+    """The kernels read float64: an eps in float32 was read as half of another number."""
+    rng = np.random.default_rng(0)
+    x, grad = (rng.standard_normal((2, 3, 4, 5)) for _ in range(2))
+    mean, var, weight = x.mean((0, 2, 3)), x.var((0, 2, 3)), np.ones(3)
+    results = [
+        [
+            normalization.batch_norm(x, mean, var, weight, None, eps, known=True, relu=False),
+            *normalization.batch_norm_backward(grad, x, None, mean, var, weight, eps),
+        ]
+        for eps in (0.5, np.float32(0.5))
+    ]
+    for expected, actual in zip(*results, strict=True):
+        np.testing.assert_array_equal(actual, expected)

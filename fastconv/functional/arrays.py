@@ -90,8 +90,10 @@ def real_arrays(function: str, **arrays: Any) -> tuple[np.dtype, list[Any]]:
         if common is None:
             common = dtype
         elif dtype is not common and dtype != common:
-            dtypes = ", ".join(
-                f"{key} {np.asarray(item).dtype}" for key, item in arrays.items() if item is not None
+            dtypes = ", ".join(  # those after it may be anything
+                f"{key} {getattr(item, 'dtype', type(item).__name__)}"
+                for key, item in arrays.items()
+                if item is not None
             )
             raise TypeError(f"{function}: all arrays must have one dtype, got {dtypes}")
         result.append(array)
@@ -130,8 +132,9 @@ def index_array(function: str, name: str, value: Any) -> np.ndarray:
     return _plain(function, name, array, np.dtype(np.int64))
 
 
-def check_indices(function: str, name: str, array: np.ndarray, limit: int, plane: str = "input") -> None:
-    """Refuse integers that are not all from 0 to `limit` - 1."""
+def check_indices(function: str, name: str, array: Any, limit: int, plane: str = "input") -> None:
+    """Refuse integers that are not all from 0 to `limit` - 1, in an array or what has one."""
+    array = np.asarray(array)
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if array.size and (low < 0 or high >= limit):
         raise ValueError(

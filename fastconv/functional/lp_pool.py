@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from math import isinf, isnan
 from typing import Any
 
 import numpy as np
 
 from fastconv.algorithms import PoolAlgorithm, pool_indices
-from fastconv.arguments import Ints, Padding, check_bytes, shown
+from fastconv.arguments import Ints, Padding, check_bytes, real
 from fastconv.functional import windows
 from fastconv.functional.arrays import check_shape, empty, lift_like_x, real_arrays
 from fastconv.functional.narrow import widens
@@ -187,14 +186,7 @@ def lp_pool3d_backward(
 
 
 def _norm(function: str, value: Any) -> float:
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        norm = float(value if isinstance(value, (float, np.floating)) else operator.index(value))
-    except TypeError as error:
-        raise TypeError(f"{function}: norm_type must be a number, got {shown(value)}") from error
-    except OverflowError as error:
-        raise ValueError(f"{function}: norm_type must fit a float, got {shown(value)}") from error
+    norm = real(function, "norm_type", value)
     if norm == 0 or isnan(norm):
         raise ValueError(f"{function}: norm_type must be a number but 0, got {norm}")
     return norm

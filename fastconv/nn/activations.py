@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv.algorithms.elementwise import relu, where_positive
+from fastconv.arguments import canonical, integer, real
 from fastconv.nn.layer import Array, Layer
+
+#: That arrays have.
+_MOST_AXES = 64
 
 
 class ReLU(Layer):
@@ -50,7 +54,7 @@ class LeakyReLU(Layer):
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = real("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         x = self._floating(x)
@@ -129,7 +133,8 @@ class _OverAxis(Layer):
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
-        self.dim = dim
+        rule = "an int, the axis of the classes"
+        self.dim = integer(type(self).__name__, "dim", canonical(dim), -_MOST_AXES, _MOST_AXES - 1, rule)
 
     def _checked(self, x: Array) -> Array:
         x = self._floating(x)

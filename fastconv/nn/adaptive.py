@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from fastconv import functional as F
-from fastconv.arguments import check_layout
+from fastconv.arguments import adaptive_output, canonical, check_layout
 from fastconv.nn.layer import Array, Layer
 
 
@@ -18,6 +18,8 @@ class _Adaptive(Layer):
 
     def __init__(self, output_size: int | Sequence[int | None] | None, *, layout: str = "NCHW") -> None:
         super().__init__()
+        rank = int(type(self).function.__name__[-2])
+        adaptive_output(type(self).__name__, canonical(output_size), (1,) * rank)
         self.output_size = output_size
         check_layout(type(self).__name__, layout)
         self.layout = layout

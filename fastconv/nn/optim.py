@@ -9,17 +9,18 @@ import numpy as np
 
 from fastconv.algorithms.updates import ADAM, MOMENTUM, NESTEROV, update
 from fastconv.algorithms.updates import SGD as SGD_RULE
+from fastconv.arguments import real
 from fastconv.nn.layer import Array, Layer
 
 
 def _fraction(owner: str, name: str, value: float) -> float:
-    if not 0 <= value < 1:
+    if not 0 <= real(owner, name, value) < 1:
         raise ValueError(f"{owner}: {name} must be at least 0 and below 1, got {value}")
     return float(value)
 
 
 def _not_negative(owner: str, name: str, value: float) -> float:
-    if not value >= 0:
+    if not real(owner, name, value) >= 0:
         raise ValueError(f"{owner}: {name} must not be negative, got {value}")
     return float(value)
 

@@ -17,6 +17,11 @@ def _safetensors(function: str) -> ModuleType:
     return safetensors
 
 
+def _check_net(function: str, net: Layer) -> None:
+    if not isinstance(net, Layer):
+        raise TypeError(f"{function}: net must be a Layer, got {type(net).__name__}")
+
+
 def save(net: Layer, path: str | os.PathLike[str]) -> None:
     """Write the parameters and buffers of a network, with PyTorch's names and shapes.
 
@@ -29,6 +34,8 @@ def save(net: Layer, path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
+    TypeError
+        Where net is not a Layer.
     ImportError
         Where safetensors is missing.
 
@@ -40,6 +47,7 @@ def save(net: Layer, path: str | os.PathLike[str]) -> None:
     ...     os.listdir(folder)
     ['net.safetensors']
     """
+    _check_net("save", net)
     safetensors = _safetensors("fastconv.nn.save")
     data = safetensors.numpy.save(net.state_dict())
     target = Path(path)
@@ -62,6 +70,8 @@ def load(net: Layer, path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
+    TypeError
+        Where net is not a Layer.
     ImportError
         Where safetensors is missing.
     FileNotFoundError
@@ -78,6 +88,7 @@ def load(net: Layer, path: str | os.PathLike[str]) -> None:
     >>> bool((other.params["weight"] == net.params["weight"]).all())
     True
     """
+    _check_net("load", net)
     safetensors = _safetensors("fastconv.nn.load")
     data = Path(path).read_bytes()
     try:
