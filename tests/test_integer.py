@@ -223,7 +223,7 @@ def test_refuses(error: type[Exception], message: str, changes: dict[str, Any]) 
         (TypeError, "y_zero_point must have dtype uint8 or int8", {"y_zero_point": 3}),
         (ValueError, "y_zero_point must be one value", {"y_zero_point": np.zeros(4, np.uint8)}),
         (ValueError, r"weight_scale must have shape \(4,\)", {"weight_scale": [1.0, 2.0]}),
-        (ValueError, r"x_scale must have shape \(1,\)", {"x_scale": [1.0, 2.0]}),
+        (ValueError, r"x_scale must be one value", {"x_scale": [1.0, 2.0]}),
         (ValueError, "x_scale . weight_scale / y_scale must be finite", {"y_scale": 0}),
         (ValueError, "x_scale . weight_scale / y_scale must be finite", {"x_scale": 1e30, "y_scale": 1e-30}),
         (TypeError, "bias must have dtype int32", {"bias": np.zeros(4)}),

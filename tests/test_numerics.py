@@ -57,6 +57,22 @@ def digest():
             add(fastconv.max_pool2d_backward(pooled, indices, x.shape, layout=layout))
             mean = fastconv.avg_pool2d(x, 3, 2, layout=layout)
             add(fastconv.avg_pool2d_backward(mean, x.shape, 3, 2, layout=layout))
+            norms = fastconv.lp_pool2d(x, 3, 3, 2, layout=layout)
+            add(norms)
+            add(fastconv.lp_pool2d_backward(mean, x, 3, 3, 2, layout=layout))
+            spread = fastconv.max_unpool2d(pooled, indices, 3, 2, output_size=x.shape, layout=layout)
+            add(spread)
+            add(fastconv.max_unpool2d_backward(spread, indices, layout=layout))
+            levels = np.clip(x * 40, -128, 127).astype(np.int8)
+            for part in fastconv.max_pool2d(levels, 3, 2, return_indices=True, layout=layout):
+                add(part)
+    for n, c, k in ((2, 6, 9), (1, 20, 33)):
+        x, weight = rng.standard_normal((n, c, 19, 21)), rng.standard_normal((k, c, 3, 3))
+        offset, mask = rng.standard_normal((n, 36, 17, 19)), rng.standard_normal((n, 18, 17, 19))
+        add(fastconv.deform_conv2d(*(a.astype("f4") for a in (x, offset, weight)), mask=mask.astype("f4")))
+        levels, taps = ((40 * a).astype(np.int8) for a in (x, weight))
+        add(fastconv.conv_integer(levels, taps, 3, 2, padding=1))
+        add(fastconv.qlinear_conv(levels, 0.5, 3, taps, 0.25, 2, 3.0, np.int8(1), padding=1))
     seed = np.random.default_rng(1)
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, rng=seed), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, rng=seed),
