@@ -366,10 +366,11 @@ def test_stays_in_its_arrays_and_its_workspace() -> None:
 
 def shape_of(*sizes: int, kernel: Any = (3, 3), stride: int = 1, dilation: int = 1, **more: Any) -> ConvShape:
     n, c, h, k = sizes
-    x, weight = (n, c, h, h), (k, c, *kernel)
+    groups = more.get("groups", 1)
+    x, weight = (n, c, h, h), (k, c // groups, *kernel)
     if more.get("layout") == "NHWC":
-        x, weight = (n, h, h, c), (*kernel, c, k)
-    return conv_shape("conv2d", 2, x, weight, stride, 1, dilation, 1, more.get("layout", "NCHW"))
+        x, weight = (n, h, h, c), (*kernel, c // groups, k)
+    return conv_shape("conv2d", 2, x, weight, stride, 1, dilation, groups, more.get("layout", "NCHW"))
 
 
 @compiled
@@ -383,7 +384,8 @@ def test_refusals_say_why() -> None:
     assert "stride 1" in refusal(stride=2)
     assert "dilation 1" in refusal(dilation=2)
     assert refusal(layout="NHWC") == ""
-    assert "forward pass" in refusal(layout="NHWC", op="input_grad")
+    assert refusal(layout="NHWC", op="input_grad") == ""
+    assert "without groups" in refusal(layout="NHWC", groups=2)
     assert "grad_output is the kernel" in refusal(op="weight_grad")
     assert "MiB a thread" in refusal(1, 20_000, 14, 8)
     with pytest.raises(ValueError, match=r"cannot compute this forward: it is made for kernels of 3 x 3"):

@@ -9,8 +9,6 @@ A unit is one plane: one channel of one image.
 from __future__ import annotations
 
 from fastconv.jit import fields, inlined, ints, kernel, reals, record
-from fastconv.kernels import simd
-from fastconv.kernels.simd import put
 
 POOLING = record(
     # x or grad_x; y or grad_output; indices (0: none), with the strides of y
@@ -110,25 +108,18 @@ def scatter(x, plane, cells, y, indices, first, count, adds):
 
 
 @inlined
-def clear_cells(target, count, zero):
-    """`count` zeros."""
-    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    for i in range(0, count, lanes):
-        put(target + min(i, max(0, count - lanes)) * size, zero, count)
-
-
-@inlined
-def scatter_channels(p, x, plane, y, indices, source, channels, adds, bits):
+def scatter_channels(p, x, plane, y, indices, source, channels, adds):
     """x = 0, then as `scatter`, for some channels that are neighbours."""
     wrong = False
-    zero = simd.splat(0.0, bits)
     # read once: for all that is known, what is added to x may change the record
     cells, step, out_step = p.cells, p.x_x, p.y_x
     if channels == step:  # all of them
-        clear_cells(p.x + plane * (bits // 8), cells * step, zero)
+        for cell in range(plane, plane + cells * step):
+            x[cell] = 0
     else:
         for cell in range(cells):
-            clear_cells(p.x + (plane + cell * step) * (bits // 8), channels, zero)
+            for c in range(channels):
+                x[plane + cell * step + c] = 0
     for _ in range(p.out_cells):
         for c in range(channels):
             place = indices[source + c]
@@ -166,7 +157,7 @@ def _scatter(adds):
                     n, c = divmod(unit, p.channels)
                     channels = min(p.channels - c, last - unit)
                     plane, source = n * p.x_n + c, n * p.y_n + c
-                    wrong |= scatter_channels(p, x, plane, y, indices, source, channels, adds, bits)
+                    wrong |= scatter_channels(p, x, plane, y, indices, source, channels, adds)
                     unit += channels
             ints(p.wrong)[t] = wrong
 
