@@ -223,6 +223,7 @@ def test_they_stay_in_their_arrays() -> None:
     assert python(PAGES + FENCED).strip() == "done"
 
 
+@compiles
 def test_batch_norm_takes_eps_of_any_dtype() -> None:
     """The kernels read float64: an eps in float32 was read as half of another number."""
     rng = np.random.default_rng(0)
