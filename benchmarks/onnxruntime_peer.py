@@ -1,7 +1,7 @@
 """ONNX Runtime as a contender: a session for a model of one node, on as many threads as fastconv has.
 
-The weight is a constant of the model, which the session packs when it is made: unlike all others,
-this contender does not pack it in every call.
+The weight is a constant of the model, which the session packs when it is made: this contender does not pack
+it in every call.
 """
 
 from __future__ import annotations
