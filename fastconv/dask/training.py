@@ -9,6 +9,7 @@ elsewhere.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -178,7 +179,13 @@ def connected(address: str) -> Iterator[Client]:
         return
     workers = min(MOST_WORKERS, dask.system.CPU_COUNT)
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            # an error of a task is raised here; what workers log is that at the end the scheduler is gone
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client
