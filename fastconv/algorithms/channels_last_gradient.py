@@ -13,6 +13,7 @@ import numpy as np
 
 from fastconv.algorithms.channels_last import merge, widening
 from fastconv.algorithms.implicit_gemm import Convolution
+from fastconv.algorithms.weight_gradient import segment_count
 from fastconv.algorithms.workspace import places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import channels_last_gradient as kernels
@@ -45,10 +46,16 @@ class Cut(NamedTuple):
     at_seen: int
     scratch_bytes: int
 
+    @property
+    def chunk(self) -> str:
+        """What is multiplied at a time."""
+        return f"{self.chunk_pixels} pixels"
+
 
 @lru_cache(maxsize=1024)
 def cut(conv: Convolution, itemsize: int) -> Cut:
-    """Sizes of the blocks of a merged convolution, whatever the number of tasks."""
+    """Sizes of the blocks, whatever the number of tasks."""
+    conv = merge(conv)
     lanes = LANES[8 * itemsize]
     cells = conv.group_in * conv.taps
     width = round_up(conv.group_out, lanes)
@@ -60,8 +67,7 @@ def cut(conv: Convolution, itemsize: int) -> Cut:
     sums_height = round_up(cells, ROWS)
     sums_width = (width // lanes | 1) * lanes  # rows a power of two apart would fall on the same sets
     sums_bytes = conv.groups * sums_height * sums_width * itemsize
-    segments = max(1, min(MOST_SEGMENTS, chunks, SUMS_BYTES // sums_bytes))
-    segments = 1 << (segments.bit_length() - 1)
+    segments = segment_count(chunks, min(MOST_SEGMENTS, SUMS_BYTES // sums_bytes))
     in_place = segments == 1 and sums_height == cells and width == conv.group_out
     sizes = (
         chunk_pixels * width * itemsize,

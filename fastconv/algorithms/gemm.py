@@ -170,6 +170,13 @@ def _room(shape: ConvShape) -> Any:
     return channels_last if shape.layout == "NHWC" else implicit_gemm
 
 
+def _weight_room(shape: ConvShape) -> tuple[Any, Any]:
+    """The module that computes a weight gradient of arrays in the shape's layout, and what it is told."""
+    if shape.layout == "NHWC":
+        return channels_last_gradient, forward_convolution(shape)
+    return weight_gradient, as_row(shape)
+
+
 class Gemm(Algorithm):
     name = "gemm"
     summary = "implicit GEMM: windows packed tile by tile, multiplied in registers"
@@ -189,11 +196,10 @@ class Gemm(Algorithm):
 
     def _scratch_bytes(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         """Most scratch memory that a task may need."""
-        if op == "weight_grad" and shape.layout == "NHWC":
-            conv = channels_last.merge(forward_convolution(shape))
-            return channels_last_gradient.cut(conv, dtype.itemsize).scratch_bytes
         if op == "weight_grad":
-            return weight_gradient.cut(as_row(shape), dtype.itemsize).scratch_bytes
+            room, geometry = _weight_room(shape)
+            scratch_bytes: int = room.cut(geometry, dtype.itemsize).scratch_bytes
+            return scratch_bytes
         if shape.layout == "NHWC":
             sizes = [channels_last.cut(conv, dtype, 1).scratch_bytes for conv in _convolutions(shape, op)]
         else:
@@ -204,10 +210,10 @@ class Gemm(Algorithm):
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if shape.is_empty:
             return 0
-        if op == "weight_grad" and shape.layout == "NHWC":
-            return channels_last_gradient.workspace_bytes(forward_convolution(shape), dtype)
         if op == "weight_grad":
-            return weight_gradient.workspace_bytes(as_row(shape), dtype)
+            room, geometry = _weight_room(shape)
+            workspace_bytes: int = room.workspace_bytes(geometry, dtype)
+            return workspace_bytes
         room = _room(shape)
         return max((room.workspace_bytes(conv, dtype) for conv in _convolutions(shape, op)), default=0)
 
@@ -216,21 +222,12 @@ class Gemm(Algorithm):
             return {}
         lanes = LANES[8 * dtype.itemsize]
         tile = f"{VECTORS} vectors of {lanes}"
-        if op == "weight_grad" and shape.layout == "NHWC":
-            chunks = channels_last_gradient.cut(
-                channels_last.merge(forward_convolution(shape)), dtype.itemsize
-            )
-            return {
-                "tile": f"{ROWS} kernel cells x {VECTORS * lanes} output channels ({tile})",
-                "chunk": f"{chunks.chunk_pixels} pixels",
-                "segments": f"{chunks.segments}, added in order",
-            }
         if op == "weight_grad":
-            blocks = weight_gradient.cut(as_row(shape), dtype.itemsize)
+            room, geometry = _weight_room(shape)
+            blocks = room.cut(geometry, dtype.itemsize)
             return {
                 "tile": f"{ROWS} kernel cells x {VECTORS * lanes} output channels ({tile})",
-                "chunk": f"{blocks.chunk_rows} x {blocks.chunk_columns} pixels, x "
-                + ("read in place" if blocks.direct else f"copied in blocks of {blocks.block_in} channels"),
+                "chunk": blocks.chunk,
                 "segments": f"{blocks.segments}, added in order",
             }
         convolutions = _convolutions(shape, op)
@@ -282,7 +279,5 @@ class Gemm(Algorithm):
             room.convolve(grad_output, weight, out, conv)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-        if shape.layout == "NHWC":
-            channels_last_gradient.weight_gradient(grad_output, x, out, forward_convolution(shape))
-        else:
-            weight_gradient.weight_gradient(grad_output, x, out, as_row(shape))
+        room, geometry = _weight_room(shape)
+        room.weight_gradient(grad_output, x, out, geometry)

@@ -51,6 +51,22 @@ class Cut(NamedTuple):
     at_a_rows: int
     scratch_bytes: int
 
+    @property
+    def chunk(self) -> str:
+        """What is multiplied at a time."""
+        x = "read in place" if self.direct else f"copied in blocks of {self.block_in} channels"
+        return f"{self.chunk_rows} x {self.chunk_columns} pixels, x {x}"
+
+
+def segment_count(chunks: int, most: int) -> int:
+    """Into how many segments to cut some chunks: a power of two.
+
+    >>> segment_count(100, 13), segment_count(3, 13), segment_count(100, 0)
+    (8, 2, 1)
+    """
+    segments = max(1, min(most, chunks))
+    return 1 << (segments.bit_length() - 1)
+
 
 def reads_inside(shape: ConvShape) -> bool:
     """Whether no window reaches beyond x."""
@@ -80,8 +96,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
     vectors = -(-shape.group_out // lanes)
     sums_width = (vectors | 1) * lanes  # rows a power of two apart would fall on the same sets of the cache
     sums_bytes = shape.groups * sums_height * sums_width * itemsize
-    segments = max(1, min(MOST_SEGMENTS, chunks, SUMS_BYTES // sums_bytes))
-    segments = 1 << (segments.bit_length() - 1)
+    segments = segment_count(chunks, min(MOST_SEGMENTS, SUMS_BYTES // sums_bytes))
 
     # the rows of x that a chunk reads: see the kernel
     direct = reads_inside(shape)

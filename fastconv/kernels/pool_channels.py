@@ -187,7 +187,7 @@ def max_channels(bits):
 
 
 def _averages(squares):
-    def factory(bits):
+    def averages(bits):
         lanes, size = LANES[bits], bits // 8
 
         def channels_of(params, t, tasks):
@@ -235,7 +235,7 @@ def _averages(squares):
 
         return channels_of
 
-    return factory
+    return averages
 
 
 #: y = the sum over each window, row by row, divided by its divisor.

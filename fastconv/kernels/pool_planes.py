@@ -59,7 +59,7 @@ def find_planes(indices, source, planes, cells, largest, like):
 
 
 def _planes(average, squares):
-    def factory(bits):
+    def planes(bits):
         size = bits_of(bits) // 8
 
         def planes(params, t, tasks):
@@ -90,7 +90,7 @@ def _planes(average, squares):
 
         return planes
 
-    return factory
+    return planes
 
 
 #: y = the largest cell of each plane, and indices = where it is first, if they are wanted.

@@ -140,7 +140,7 @@ def fold_pairs(target, source, p, rows, neutral, combine, divide, squares, exten
 
 
 def _rows(average, squares):
-    def factory(bits):
+    def rows(bits):
         size = bits_of(bits) // 8
 
         def rows(params, t, tasks):
@@ -180,7 +180,7 @@ def _rows(average, squares):
 
         return rows
 
-    return factory
+    return rows
 
 
 #: y = the largest cell of each window; a NaN is larger than everything.

@@ -135,7 +135,7 @@ def scatter_channels(p, x, plane, y, indices, source, channels, adds):
 
 
 def _scatter(adds):
-    def factory(bits):
+    def scatter_cells(bits):
         def scatter_planes(params, t, tasks):
             p = fields(params, SCATTER)
             x, y, indices = reals(p.x, bits), reals(p.y, bits), ints(p.indices)
@@ -163,7 +163,7 @@ def _scatter(adds):
 
         return scatter_planes
 
-    return factory
+    return scatter_cells
 
 
 # These kernels do not trust their indices: one beyond the plane is passed over, and told in `wrong`, one
