@@ -26,6 +26,11 @@ from fastconv.threads import Prepared, task_count
 
 #: Bytes of the rows of x that a block reads, in L2: 24 KiB took 1.15 times as long, for what blocks share.
 ROWS_BYTES = 96 << 10
+#: The same where x is copied for each column of the kernel: with 96 KiB a block shares too much with the next
+#: one, 192 KiB took up to 1.2 times as long.
+FLAT_BYTES = 384 << 10
+#: Multiply-adds that take as long as copying a vector of x.
+COPY_CYCLES = 5
 #: Most products in a sum without groups, for which it is worth not to pack: 64 channels of 3 x 3 cells.
 DEPTH = 576
 #: Most scratch memory of a task.
@@ -37,6 +42,7 @@ class Blocks(NamedTuple):
 
     tile_rows: int
     block_rows: int
+    flat: int
     phase_size: int
     row_size: int
     channel_size: int
@@ -52,9 +58,59 @@ class Blocks(NamedTuple):
 def _tile_rows(group_out: int) -> int:
     """Output channels of a tile: those that take the least time, and the most of such.
 
-    A load, which most often crosses a cache line, takes the time of 5/3 multiply-adds.
     """
-    return min(TILES, key=lambda rows: (-(-group_out // rows) * max(3 * rows, 5), -rows))
+    return min(TILES, key=lambda rows: (-(-group_out // rows) * _cycles(rows), -rows))
+
+
+def _cycles(tile_rows: int) -> float:
+    """For a vector of a tile: a load, which most often crosses a cache line, takes 5/3 multiply-adds."""
+    return max(tile_rows, 5 / 3)
+
+
+def _block_rows(conv: Convolution, row_bytes: int, most_bytes: int) -> int:
+    """Rows of output cells whose rows of x, of so many bytes, fit into `most_bytes`; at least 1."""
+    reach = (conv.kernel[1] - 1) * conv.dilation[1] + 1
+    return max(1, (most_bytes // row_bytes - reach) // conv.stride[1] + 1)
+
+
+def _is_flat(conv: Convolution, itemsize: int, tile_rows: int) -> bool:
+    """Whether to copy x for each column of the kernel, so that vectors run on from row to row.
+
+    That fills the lanes of narrow maps, 10 of 16 with 10 cells a row: LeNet's second layer takes 0.75 of the
+    time. But copying takes more, and where a row has its own tile the padding is not multiplied.
+    """
+    _, height, width = conv.output
+    _, kernel_y, kernel_x = conv.kernel
+    if conv.y.axes[1:] != (width, 1) or conv.stride[1:] != (1, 1):
+        return False
+    lanes = LANES[8 * itemsize]
+    per_row, narrow = -(-width // lanes), (TILES[tile_rows] + 1) // 2
+    in_rows = float(height * per_row)
+    if per_row in (1, narrow):
+        in_rows -= per_row * (_rows_outside(conv, 0) + _rows_outside(conv, height - 1)) / kernel_y
+    in_all = -(-height * width // lanes)
+    # cycles for each input channel
+    product = -(-conv.group_out // tile_rows) * _cycles(tile_rows) * kernel_y * kernel_x
+    whole = -(-(width + (kernel_x - 1) * conv.dilation[2]) // lanes)
+    reach = (kernel_y - 1) * conv.dilation[1]
+
+    def copied(vectors: int, row_bytes: int, most_bytes: int) -> int:
+        blocks = -(-height // _block_rows(conv, row_bytes, most_bytes))
+        return COPY_CYCLES * vectors * (height + blocks * reach)
+
+    row_bytes = conv.group_in * itemsize * width * kernel_x
+    if row_bytes * (reach + 1) > FLAT_BYTES:
+        return False
+    flat_cycles = product * in_all + copied(kernel_x * per_row, row_bytes, FLAT_BYTES)
+    row_bytes = conv.group_in * itemsize * whole * lanes
+    return flat_cycles < product * in_rows + copied(whole, row_bytes, ROWS_BYTES)
+
+
+def _rows_outside(conv: Convolution, oy: int) -> int:
+    """Rows of the kernel that lie in the padding of x, for a row of output cells; 0 if all do."""
+    iy, taps, step = oy - conv.pad[1], conv.kernel[1], conv.dilation[1]
+    low, high = -(-max(0, -iy) // step), min(taps, -(-(conv.input[1] - iy) // step))
+    return taps - (high - low) if low < high else 0
 
 
 @lru_cache(maxsize=4096)
@@ -64,16 +120,19 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     _, out_height, out_width = conv.output
     _, stride_y, stride_x = conv.stride
     tile_rows = _tile_rows(conv.group_out)
+    flat = _is_flat(conv, itemsize, tile_rows)
     # whole vectors, so that the first of a row's taps are read aligned
     phase = round_up(out_width + (conv.kernel[2] - 1) * conv.dilation[2] // stride_x, lanes)
-    row = phase * stride_x
+    row = out_width if flat else phase * stride_x
     reach = (conv.kernel[1] - 1) * conv.dilation[1] + 1
-    rows = ROWS_BYTES // (conv.group_in * row * itemsize)
-    most = max(1, (rows - reach) // stride_y + 1)
+    planes, most_bytes = (conv.kernel[2], FLAT_BYTES) if flat else (1, ROWS_BYTES)
+    most = _block_rows(conv, conv.group_in * row * planes * itemsize, most_bytes)
     units = conv.groups * conv.images
     blocks = max(-(-out_height // most), min(out_height, -(-tasks // units)))
     block_rows = -(-out_height // blocks)
     channel = ((block_rows - 1) * stride_y + reach) * row
+    if flat:
+        phase, channel = channel, channel * planes
 
     depth = conv.group_in * conv.taps
     channels = round_up(conv.group_out, tile_rows)
@@ -89,7 +148,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     *at, end = places(sizes)
     # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
     end = odd_lines(end)
-    return Blocks._make((tile_rows, block_rows, phase, row, channel, *at, end))
+    return Blocks._make((tile_rows, block_rows, int(flat), phase, row, channel, *at, end))
 
 
 def _tasks(conv: Convolution) -> int:

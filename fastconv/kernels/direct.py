@@ -47,7 +47,9 @@ FORWARD = record(
     # steps in elements of the weight and of y
     "weight_group weight_row weight_channel weight_y weight_x y_n y_k y_y y_x "
     "block_rows "
-    # elements of a phase of a row, of a row, of a channel of `rows`
+    # whether rows of output cells follow each other without a gap
+    "flat "
+    # elements of a phase of a row, or of what a column of the kernel reads, of a row, of a channel of `rows`
     "phase_size row_size channel_size "
     # parts of a task's scratch, bytes from its start
     "at_rows at_packed at_bias at_offsets at_places at_tile"
@@ -200,15 +202,47 @@ def fill_block(p, x, first_row, count, rows, zero):
 
 
 @inlined
+def fill_flat(p, x, first_row, count, rows, zero):
+    """The same for each column of the kernel by itself: rows as long as those of output cells, without a gap.
+
+    Of a row whole vectors are written. The last one reaches into the next row, so its column comes first.
+    """
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    height, width, out_width, phase_size = p.height, p.width, p.out_width, p.phase_size
+    iy0 = first_row - p.pad_y
+    reach = count + (p.kernel_y - 1) * p.dilation_y
+    low = min(reach, max(0, -iy0))
+    high = max(low, min(reach, height - iy0))
+    x_row, row_bytes = width * size, out_width * size
+    for c in range(p.group_in):
+        source = x + (c * height + iy0) * x_row
+        for kx in range(p.kernel_x):
+            target = rows + (c * p.channel_size + kx * phase_size) * size
+            first = kx * p.dilation_x - p.pad_x
+            for u in range(0, low * out_width, lanes):
+                simd.store(target + u * size, zero)
+            for u in range((out_width - 1) // lanes * lanes, -1, -lanes):
+                cell = first + u
+                for row in range(low, high):
+                    vector = simd.load_between(source + row * x_row + cell * size, cell, width, zero)
+                    simd.store(target + row * row_bytes + u * size, vector)
+            for u in range(high * out_width, reach * out_width, lanes):
+                simd.store(target + u * size, zero)
+
+
+@inlined
 def table_of_offsets(p, offsets, size):
     """offsets[ky, c, kx] = how far that reading is from the first, in bytes."""
     k = 0
     for ky in range(p.kernel_y):
         for c in range(p.group_in):
             for kx in range(p.kernel_x):
-                x0 = kx * p.dilation_x
                 row = c * p.channel_size + ky * p.dilation_y * p.row_size
-                offsets[k] = (row + x0 % p.stride_x * p.phase_size + x0 // p.stride_x) * size
+                if p.flat:
+                    offsets[k] = (row + kx * p.phase_size) * size
+                else:
+                    x0 = kx * p.dilation_x
+                    offsets[k] = (row + x0 % p.stride_x * p.phase_size + x0 // p.stride_x) * size
                 k += 1
 
 
@@ -216,12 +250,13 @@ def table_of_offsets(p, offsets, size):
 def find_places(p, count, places, vectors, lanes, size):
     """The vectors of a block of `count` rows, and so many more without cells that the last tile is whole."""
     length = 0
-    for row in range(count):
-        for ox in range(0, p.out_width, lanes):
+    rows, width = (1, count * p.out_width) if p.flat else (count, p.out_width)
+    for row in range(rows):
+        for ox in range(0, width, lanes):
             place = PLACES * length
             places[place] = (row * p.stride_y * p.row_size + ox) * size
             places[place + 1] = (row * p.y_y + ox * p.y_x) * size
-            places[place + 2] = min(lanes, p.out_width - ox)
+            places[place + 2] = min(lanes, width - ox)
             length += 1
     for i in range(vectors):
         place = PLACES * (length + i)
@@ -269,7 +304,7 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
             offsets, places, tile = ints(scratch + p.at_offsets), scratch + p.at_places, scratch + p.at_tile
             whole_depth = p.group_in * p.kernel_y * p.kernel_x
             per_row = (p.out_width + lanes - 1) // lanes
-            own_tiles = per_row == 1 or per_row == narrow
+            own_tiles = not p.flat and (per_row == 1 or per_row == narrow)
             table_of_offsets(p, offsets, size)
             # where a tile goes that is scattered from scratch
             tile_row = wide * lanes * size
@@ -295,9 +330,11 @@ def _direct(rows: int) -> Callable[[int], Callable[..., None]]:
                 last = first_row + count == p.out_height
                 end = length - per_row if own_tiles and last else length
                 image = n * p.groups + group
-                fill_block(
-                    p, p.x + image * p.group_in * p.height * p.width * size, first_row, count, x_rows, zero
-                )
+                x = p.x + image * p.group_in * p.height * p.width * size
+                if p.flat:
+                    fill_flat(p, x, first_row, count, x_rows, zero)
+                else:
+                    fill_block(p, x, first_row, count, x_rows, zero)
                 for k in range(0, p.group_out, rows):
                     used = min(rows, p.group_out - k)
                     bias = biases + k * size
