@@ -56,15 +56,19 @@ class Blocks(NamedTuple):
 
 
 def _tile_rows(group_out: int) -> int:
-    """Output channels of a tile: those that take the least time, and the most of such.
-
-    """
+    """Output channels of a tile: those that take the least time, and the most of such."""
     return min(TILES, key=lambda rows: (-(-group_out // rows) * _cycles(rows), -rows))
 
 
 def _cycles(tile_rows: int) -> float:
     """For a vector of a tile: a load, which most often crosses a cache line, takes 5/3 multiply-adds."""
     return max(tile_rows, 5 / 3)
+
+
+def product_cycles(group_out: int) -> float:
+    """Multiply-adds, or what takes as long, of a vector of x with a cell of the kernel."""
+    rows = _tile_rows(group_out)
+    return -(-group_out // rows) * _cycles(rows)
 
 
 def _block_rows(conv: Convolution, row_bytes: int, most_bytes: int) -> int:
@@ -90,7 +94,7 @@ def _is_flat(conv: Convolution, itemsize: int, tile_rows: int) -> bool:
         in_rows -= per_row * (_rows_outside(conv, 0) + _rows_outside(conv, height - 1)) / kernel_y
     in_all = -(-height * width // lanes)
     # cycles for each input channel
-    product = -(-conv.group_out // tile_rows) * _cycles(tile_rows) * kernel_y * kernel_x
+    product = product_cycles(conv.group_out) * kernel_y * kernel_x
     whole = -(-(width + (kernel_x - 1) * conv.dilation[2]) // lanes)
     reach = (kernel_y - 1) * conv.dilation[1]
 
@@ -222,6 +226,11 @@ def _convolutions(shape: ConvShape, op: str) -> tuple[Convolution, ...]:
     return (forward_convolution(shape),) if op == "forward" else input_grad_convolutions(shape)
 
 
+def _runs_on(shape: ConvShape, dtype: np.dtype, op: str) -> bool:
+    """Whether vectors run on from row to row."""
+    return all(cut(conv, dtype.itemsize, 1).flat for conv in _convolutions(shape, op))
+
+
 class Direct(Algorithm):
     name = "direct"
     summary = "rows of x between zeros, in the cache, multiplied where they lie"
@@ -256,7 +265,7 @@ class Direct(Algorithm):
         lanes = LANES[8 * dtype.itemsize]
         width = shape.output[2] if op == "forward" else -(-shape.input[2] // shape.stride[2])
         filled = width / round_up(width, lanes)
-        if not few and filled < 0.75 and shape.group_in * shape.taps > 200:
+        if not few and filled < 0.75 and shape.group_in * shape.taps > 200 and not _runs_on(shape, dtype, op):
             return f"rows of {width} pixels would fill {filled:.0%} of their vectors"  # gemm: 0.75
         if op == "input_grad" and shape.stride[2] > 1 and shape.group_in <= 4:
             # im2col: 0.7 to 0.95
@@ -280,7 +289,8 @@ class Direct(Algorithm):
         phases = {"phases": f"{len(convolutions)} of the stride"} if len(convolutions) > 1 else {}
         return {
             "tile": f"{blocks.tile_rows} channels x {TILES[blocks.tile_rows]} vectors of {lanes} pixels",
-            "block": f"{conv.group_in} channels x {blocks.block_rows} rows of output cells",
+            "block": f"{conv.group_in} channels x {blocks.block_rows} rows of output cells"
+            + (", one after the other in the vectors" if blocks.flat else ""),
             "tasks": f"{tasks} over groups, images and blocks",
             **phases,
         }

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastconv.algorithms import winograd_blocks, winograd_channels
 from fastconv.algorithms.base import Algorithm, Bound, Packing
+from fastconv.algorithms.direct import product_cycles
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
 from fastconv.algorithms.winograd_blocks import Tiling, prepare, tasks_of
@@ -22,13 +23,27 @@ from fastconv.threads import get_num_threads
 #: Most scratch memory of a task.
 SCRATCH_BYTES = 8 << 20
 
-# What "auto" goes by, measured against implicit GEMM on 2 cores with AVX-512, maps of 1 to 224 cells a side.
-#: From this many input channels on their products outweigh the transforms: 1.0 to 4 times as fast.
-MANY_CHANNELS = 12
-#: With fewer than this many it is not worth it: 0.3 to 1.4 times as fast. In groups it takes many: 32 groups
-#: of 4 channels take 1.5 times as long as directly.
+#: With fewer input channels than this it is not worth it: 0.3 to 1.4 times as fast.
 FEW_CHANNELS = 4
-#: In between, output channels for each input channel: up to here 0.9 to 1.8 times as fast, beyond, where
+#: Nor with fewer than this in groups: with 8 in each of 32, 0.8 to 1.1 times.
+MANY_CHANNELS = 12
+
+# What "auto" goes by with channels first: multiply-adds of a vector, and how many take as long as the rest of
+# the work. Fitted to 7,000 shapes of 3 to 56 cells a side, 2 to 24 channels, up to 32 groups: what is chosen
+# takes 1 to 2 % longer on average than the better of this and direct convolution, on one thread and on two.
+# The number of threads has no part in it, so that results do not depend on it.
+#: Transforming the inputs of a vector of tiles of 4 x 4 cells, a channel.
+INPUT_CYCLES = 300
+#: Transforming their sums and storing them, an output channel.
+SUM_CYCLES = 350
+#: Starting one kernel more.
+START_CYCLES = 15_000
+#: Direct convolution: copying a vector of x.
+DIRECT_COPY_CYCLES = 8
+
+# With channels last, measured against implicit GEMM on 2 cores with AVX-512, maps of 1 to 224 cells a side.
+# From MANY_CHANNELS on their products outweigh the transforms: 1.0 to 4 times as fast.
+#: With fewer, output channels for each input channel: up to here 0.9 to 1.8 times as fast, beyond, where
 #: each sum has too few products for its transform, 0.5 to 1.3 times.
 MOST_OUTPUTS = 2
 #: Operations below which starting kernels takes the time: 0.5 to 1.4 times as fast, then 1.0 to 2 times.
@@ -60,6 +75,35 @@ def _products(tiling: Tiling, shape: ConvShape, dtype: np.dtype) -> int:
     """Multiplications for each pair of channels, of vectors of tiles, or with channels last rows of tiles."""
     together = ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
     return tiling.points * -(-tiling.tiles // together)
+
+
+def _cycles(tiling: Tiling, dtype: np.dtype) -> float:
+    """About how many multiply-adds of vectors take as long, with channels first."""
+    conv = tiling.conv
+    vectors = -(-tiling.tiles // LANES[8 * dtype.itemsize])
+    products = conv.group_in * conv.panels * ROWS
+    transforms = (INPUT_CYCLES * conv.group_in + SUM_CYCLES * conv.group_out) / 36
+    return START_CYCLES + conv.groups * vectors * tiling.points * (products + transforms)
+
+
+def _direct_cycles(conv: Convolution, dtype: np.dtype) -> float:
+    """The same of direct convolution."""
+    vectors = conv.images * -(-conv.pixels // LANES[8 * dtype.itemsize])
+    cell = conv.taps * product_cycles(conv.group_out) + DIRECT_COPY_CYCLES
+    return conv.groups * vectors * conv.group_in * cell
+
+
+def _channels_last_drawback(tiling: Tiling, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+    conv = tiling.conv
+    if conv.group_in < MANY_CHANNELS and conv.group_out > MOST_OUTPUTS * conv.group_in:
+        return f"sums over {conv.group_in} channels are too short to pay for the transforms"
+    if op == "input_grad" and conv.group_out <= ROWS // 2:
+        return f"it would compute {ROWS} input channels where there are {conv.group_out}"
+    if conv.flops < LEAST_FLOPS:
+        return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
+    if conv.taps * -(-conv.images * conv.pixels // ROWS) < LEAST_SAVING * _products(tiling, shape, dtype):
+        return f"tiles of {tiling.tile} x {tiling.tile} cells do not fit {conv.output[1:]} well"
+    return None
 
 
 def _run_of(
@@ -101,21 +145,14 @@ class Winograd(Algorithm):
         if shape.is_empty:
             return "there is nothing to compute"
         tiling = tiling_of(shape, dtype, op)
-        conv = tiling.conv
-        least = FEW_CHANNELS if conv.groups == 1 else MANY_CHANNELS
-        if conv.group_in < least or (
-            conv.group_in < MANY_CHANNELS and conv.group_out > MOST_OUTPUTS * conv.group_in
-        ):
-            return f"sums over {conv.group_in} channels are too short to pay for the transforms"
-        if op == "input_grad" and conv.groups == 1 and conv.group_out <= ROWS // 2:
-            # the gradient of 3 channels of 224 x 224 cells: 3.3 ms, im2col takes 2.8
-            return f"it would compute {ROWS} input channels where there are {conv.group_out}"
-        if conv.flops < LEAST_FLOPS:
-            return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
-        together = ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
-        direct = conv.taps * -(-conv.images * conv.pixels // together)
-        if direct < LEAST_SAVING * _products(tiling, shape, dtype):
-            return f"tiles of {tiling.tile} x {tiling.tile} cells do not fit {conv.output[1:]} well"
+        channels = tiling.conv.group_in
+        if channels < (FEW_CHANNELS if shape.groups == 1 else MANY_CHANNELS):
+            return f"sums over {channels} channels are too short to pay for the transforms"
+        if shape.layout == "NHWC":
+            return _channels_last_drawback(tiling, shape, dtype, op)
+        own, direct = _cycles(tiling, dtype), _direct_cycles(tiling.conv, dtype)
+        if own > direct:
+            return f"with the transforms it takes {own / direct:.2g} times the multiply-adds of doing without"
         return None
 
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
