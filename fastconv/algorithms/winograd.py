@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fastconv.algorithms import winograd_blocks, winograd_channels
+from fastconv.algorithms import winograd_blocks, winograd_channels, winograd_gradient
 from fastconv.algorithms.base import Algorithm, Bound, Packing
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
@@ -80,9 +80,7 @@ class Winograd(Algorithm):
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
         if get_float32_precision() == "highest":
             return 'set_float32_precision("highest") rules it out'
-        if op == "weight_grad":
-            return "its tiles are made for kernels of 3 x 3 cells, and here grad_output is the kernel"
-        if shape.layout == "NHWC" and shape.groups > 1:
+        if shape.layout == "NHWC" and shape.groups > 1 and op != "weight_grad":
             return "of channels-last arrays it does those without groups only"
         if shape.kernel != (1, 3, 3):
             return "it is made for kernels of 3 x 3 cells"
@@ -90,7 +88,7 @@ class Winograd(Algorithm):
             return "it is made for stride 1 and dilation 1"
         if shape.pad_before[0] or shape.pad_after[0]:
             return "it pads height and width only"
-        if not shape.is_empty:
+        if not shape.is_empty and op != "weight_grad":
             room = winograd_channels if shape.layout == "NHWC" else winograd_blocks
             blocks = room.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
             if blocks.scratch_bytes > SCRATCH_BYTES:
@@ -100,6 +98,8 @@ class Winograd(Algorithm):
     def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if shape.is_empty:
             return "there is nothing to compute"
+        if op == "weight_grad":
+            return None
         tiling = tiling_of(shape, dtype, op)
         conv = tiling.conv
         least = FEW_CHANNELS if conv.groups == 1 else MANY_CHANNELS
@@ -121,11 +121,15 @@ class Winograd(Algorithm):
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if shape.is_empty:
             return 0
+        if op == "weight_grad":
+            return winograd_gradient.prepare(shape, dtype, get_num_threads()).scratch_bytes
         tiling = tiling_of(shape, dtype, op)
         return _run_of(tiling, shape, dtype, False, False).workspace_bytes
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
         if shape.is_empty:
+            return {}
+        if op == "weight_grad":
             return {}
         tiling = tiling_of(shape, dtype, op)
         tile = tiling.tile
@@ -172,4 +176,4 @@ class Winograd(Algorithm):
         _run_of(tiling, shape, out.dtype, False, False).run(grad_output, weight, None, out)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-        raise NotImplementedError
+        winograd_gradient.prepare(shape, out.dtype, get_num_threads()).run(grad_output, x, out)

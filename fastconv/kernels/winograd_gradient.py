@@ -1,0 +1,404 @@
+"""The weight gradient by Winograd's minimal filtering, of arrays in both layouts.
+
+The gradient of `fastconv.kernels.winograd`'s formula, with its matrices: for every pair of channels
+
+    grad_weight[k, c] = G' [ sum over tiles t of (A grad_y[k, t] A') * (B' x[c, t] B) ] G
+
+where * is cell by cell: 36 products for what are 9 x 16 (F(3 x 3, 4 x 4) of A. Lavin and S. Gray, "Fast
+Algorithms for Convolutional Neural Networks", 2016). For each of the span^2 points there is one product of
+matrices, in which the tiles are what is summed over, and only the last sums are transformed back.
+
+    x       cells of a tile   B'dB    inputs (span^2, blocks of c, tiles, block_lanes)
+    grad_y  cells of a tile   AgA'    gradients (span^2, panels of k, tiles, columns)
+    sums (units, span^2, c, columns)  +=  inputs' x gradients, one product for each point
+    grad_weight               <- G'mG, a unit, that is a block of c and a panel of k, after the other
+
+The lanes are channels in every transform. Channels-last arrays are read where they are; of the others, the
+rows that a piece of a row of tiles reads are transposed first, one vector of channels after the other, which
+stay in L1.
+
+There are two ways to share the work, by the shape alone, so that the bits are the same with any number of
+tasks. With many channels all tasks transform a chunk of the tiles, and then have some of the units each:
+sums that no other chunk follows are transformed back while they are in L2. With few, whose sums all fit in
+L2, tasks have segments of the tiles, each with sums of its own, which are then added in their order.
+
+    shared      for each chunk of tiles           segments    for each segment, of which a task has some
+                    inputs, gradients                             for each chunk of its tiles
+                    for each unit                                     inputs, gradients      stay in L2
+                        sums += products                              for each unit
+                        if last: grad_weight                              sums += products   stay in L2
+                                                              for each unit
+                                                                  grad_weight <- sums of the segments
+"""
+
+from __future__ import annotations
+
+from fastconv.jit import fields, inlined, ints, kernel, record
+from fastconv.kernels import simd
+from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO, multiply_blocks
+from fastconv.kernels.simd import LANES, put
+from fastconv.kernels.winograd_cells import transform_back, transform_cells, transform_gradients
+from fastconv.kernels.winograd_points import TAPS
+from fastconv.kernels.winograd_transforms import form_of
+
+#: Outputs of a tile along an axis: the tiles are what is summed over, so that nothing is gained by small ones
+#: that fill the lanes better.
+TILE = 4
+SPAN = TILE + TAPS - 1
+POINTS = SPAN * SPAN
+CELLS = TAPS * TAPS
+
+#: Most tiles of a piece of a row: their rows of x are, with 16 lanes, two blocks to be transposed.
+PIECE = 7
+
+#: One record for all kernels.
+GRADIENT = record(
+    # addresses; `sums` is 0 where those of a unit stay in the task's scratch
+    "x grad_output grad_weight inputs gradients sums scratch "
+    # the pieces of a chunk
+    "first_piece last_piece "
+    "scratch_bytes "
+    # strides in elements, of which that of the channels or that of the pixels is 1
+    "x_n x_z x_y x_x x_c y_n y_z y_y y_x y_k w_tap w_c w_k "
+    "images groups group_in group_out depth height width out_height out_width pad_y pad_x tiles_y tiles_x "
+    # pieces of a row of tiles; pieces and tiles of a chunk
+    "row_pieces chunk_pieces chunk_tiles segments "
+    # bytes from point to point, and from unit to unit of the sums; input channels of a unit
+    "input_point gradient_point sum_point unit_bytes segment_bytes block_in "
+    # parts of a task's scratch, bytes from its start
+    "at_zeros at_rows at_table at_inputs at_gradients at_sums at_turned"
+)
+
+
+@inlined
+def tile_of_piece(p, piece):
+    """The first tile of a piece."""
+    row, part = divmod(piece, p.row_pieces)
+    return row * p.tiles_x + part * p.tiles_x // p.row_pieces
+
+
+@inlined
+def find_cells(base, row_bytes, cell_bytes, iy, ix, height, width, span, count, table, zeros):
+    """The addresses of the span x span cells of each of `count` neighbouring tiles, the first one at (iy, ix).
+
+    `base` is where the plane's first cell is. Cells that do not exist are those at `zeros`.
+    """
+    for i in range(count):
+        for a in range(span):
+            y = iy + a
+            for b in range(span):
+                x = ix + i * TILE + b
+                inside = 0 <= y < height and 0 <= x < width
+                table[(i * span + a) * span + b] = base + y * row_bytes + x * cell_bytes if inside else zeros
+
+
+@inlined
+def turn_rows(source, channel_bytes, row_bytes, channels, iy, ix, height, width, rows, columns, target, zero):
+    """Rows of the plane at `source` from the cell (iy, ix) on, transposed: a vector of channels for each cell.
+
+    Cells that do not exist are left out.
+    """
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    vector = lanes * size
+    low, high = max(0, ix), min(width, ix + columns)
+    for a in range(max(0, -iy), min(rows, height - iy)):
+        # what a short block writes behind its cells is written over, or is slack
+        for x in range(low, high, lanes):
+            simd.transpose_square(
+                source + (iy + a) * row_bytes + x * size,
+                channel_bytes,
+                channels,
+                high - x,
+                target + (a * columns + x - ix) * vector,
+                vector,
+                zero,
+            )
+
+
+@inlined
+def input_vectors(p, lanes):
+    """Vectors of the input channels of a group, as many as whole blocks have."""
+    block = max(ROWS, lanes)
+    return (p.group_in + block - 1) // block * block // lanes
+
+
+@inlined
+def transform_tiles(p, first_piece, last_piece, t, tasks, inputs, gradients, scratch, form, zero):
+    """Share `t` of `tasks` of inputs and gradients of the tiles of some pieces."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    last_channels = p.x_c == 1
+    vector = lanes * size
+    block = max(ROWS, lanes)
+    in_vectors = input_vectors(p, lanes)
+    out_vectors = (p.group_out + lanes - 1) // lanes
+    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    first_tile = tile_of_piece(p, first_piece)
+    zeros, rows, table = scratch + p.at_zeros, scratch + p.at_rows, scratch + p.at_table
+    entries = ints(table)
+    for i in range(0, max(p.x_x, p.y_x), lanes):
+        simd.store(zeros + i * size, zero)
+
+    per_piece = p.groups * (in_vectors + out_vectors)
+    units = (last_piece - first_piece) * per_piece
+    unit, last_unit = t * units // tasks, (t + 1) * units // tasks
+    while unit < last_unit:
+        piece, low = divmod(unit, per_piece)
+        high = min(per_piece, low + last_unit - unit)
+        unit += high - low
+        tile = tile_of_piece(p, first_piece + piece)
+        count = tile_of_piece(p, first_piece + piece + 1) - tile
+        place = tile - first_tile
+        plane, rest = divmod(tile, p.tiles_y * p.tiles_x)
+        n, z = divmod(plane, p.depth)
+        tile_y, tile_x = divmod(rest, p.tiles_x)
+
+        border = p.groups * in_vectors
+        if low < border:
+            iy, ix = tile_y * TILE - p.pad_y, tile_x * TILE - p.pad_x
+            columns = count * TILE + TAPS - 1
+            base, row, cell = p.x + (n * p.x_n + z * p.x_z) * size, p.x_y * size, p.x_x * size
+            if last_channels:
+                find_cells(base, row, cell, iy, ix, p.height, p.width, SPAN, count, entries, zeros)
+            else:
+                turned = rows - (iy * columns + ix) * vector
+                find_cells(
+                    turned, columns * vector, vector, iy, ix, p.height, p.width, SPAN, count, entries, zeros
+                )
+            for v in range(low, min(high, border)):
+                group, within = divmod(v, in_vectors)
+                channel = within * lanes
+                some = max(0, p.group_in - channel)
+                skip = (group * p.group_in + channel) * p.x_c * size
+                if not last_channels:
+                    turn_rows(
+                        base + skip, p.x_c * size, row, some, iy, ix, p.height, p.width, SPAN, columns, rows, zero
+                    )
+                    skip, some = 0, lanes
+                channel += group * in_vectors * lanes
+                target = inputs + (channel // block * p.chunk_tiles + place) * block * size
+                target += channel % block * size
+                for i in range(count):
+                    transform_cells(
+                        table + i * POINTS * 8, skip, some, target + i * block * size, p.input_point, form
+                    )
+        if high > border:
+            iy, ix = tile_y * TILE, tile_x * TILE
+            columns = count * TILE
+            base, row, cell = p.grad_output + (n * p.y_n + z * p.y_z) * size, p.y_y * size, p.y_x * size
+            if last_channels:
+                find_cells(base, row, cell, iy, ix, p.out_height, p.out_width, TILE, count, entries, zeros)
+            else:
+                turned = rows - (iy * columns + ix) * vector
+                find_cells(
+                    turned,
+                    columns * vector,
+                    vector,
+                    iy,
+                    ix,
+                    p.out_height,
+                    p.out_width,
+                    TILE,
+                    count,
+                    entries,
+                    zeros,
+                )
+            for v in range(max(low, border) - border, high - border):
+                group, within = divmod(v, out_vectors)
+                channel = within * lanes
+                some = p.group_out - channel
+                skip = (group * p.group_out + channel) * p.y_k * size
+                if not last_channels:
+                    turn_rows(
+                        base + skip,
+                        p.y_k * size,
+                        row,
+                        some,
+                        iy,
+                        ix,
+                        p.out_height,
+                        p.out_width,
+                        TILE,
+                        columns,
+                        rows,
+                        zero,
+                    )
+                    skip, some = 0, lanes
+                # the panel that the vector is in
+                panel = ((within + 1) * out_panels - 1) // out_vectors
+                first = panel * out_vectors // out_panels
+                wide = (panel + 1) * out_vectors // out_panels - first
+                target = gradients + ((group * out_vectors + first) * p.chunk_tiles + place * wide) * vector
+                target += (within - first) * vector
+                for i in range(count):
+                    transform_gradients(
+                        table + i * TILE * TILE * 8,
+                        skip,
+                        some,
+                        target + i * wide * vector,
+                        p.gradient_point,
+                        form,
+                    )
+
+
+@inlined
+def multiply_unit(p, unit, count, start, inputs, gradients, sums, zero):
+    """The sums of a unit over `count` tiles."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    vector = lanes * size
+    block = max(ROWS, lanes)
+    out_vectors = (p.group_out + lanes - 1) // lanes
+    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    in_channels = input_vectors(p, lanes) * lanes
+    in_blocks = (p.group_in + p.block_in - 1) // p.block_in
+    rest, panel = divmod(unit, out_panels)
+    group, in_block = divmod(rest, in_blocks)
+    first = panel * out_vectors // out_panels
+    wide = (panel + 1) * out_vectors // out_panels - first
+    channel = group * in_channels + in_block * p.block_in
+    channels = min(p.block_in, p.group_in - in_block * p.block_in)
+    b = gradients + (group * out_vectors + first) * p.chunk_tiles * vector
+    for point in range(POINTS):
+        for c in range(0, channels, ROWS):
+            a = inputs + point * p.input_point
+            a += ((channel + c) // block * p.chunk_tiles * block + (channel + c) % block) * size
+            place = sums + point * p.sum_point + c * wide * vector
+            if wide == 3:
+                multiply_blocks(a, b, count, place, 3 * vector, start, 3, zero)
+            elif wide == 2:
+                multiply_blocks(a, b, count, place, 2 * vector, start, 2, zero)
+            else:
+                multiply_blocks(a, b, count, place, vector, start, 1, zero)
+        b += p.gradient_point
+
+
+@inlined
+def finish_unit(p, unit, sums, turned, form, zero):
+    """grad_weight of a unit from its sums."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    vector = lanes * size
+    out_vectors = (p.group_out + lanes - 1) // lanes
+    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    in_blocks = (p.group_in + p.block_in - 1) // p.block_in
+    rest, panel = divmod(unit, out_panels)
+    group, in_block = divmod(rest, in_blocks)
+    first = panel * out_vectors // out_panels
+    wide = (panel + 1) * out_vectors // out_panels - first
+    channel = in_block * p.block_in
+    channels = min(p.block_in, p.group_in - channel)
+    for v in range(wide):
+        k = (first + v) * lanes
+        outputs = p.group_out - k
+        target = p.grad_weight + ((group * p.group_out + k) * p.w_k + channel * p.w_c) * size
+        if p.w_k == 1:
+            for c in range(channels):
+                source = sums + (c * wide + v) * vector
+                transform_back(
+                    source, p.sum_point, target + c * p.w_c * size, p.w_tap * size, outputs, form
+                )
+        else:
+            for c in range(channels):
+                source = sums + (c * wide + v) * vector
+                transform_back(source, p.sum_point, turned + c * CELLS * vector, vector, lanes, form)
+            # rows of grad_weight, which are the cells of channel after channel
+            cells, row = channels * CELLS, p.w_k * size
+            for i in range(0, cells, lanes):
+                source, place = turned + i * vector, target + i * size
+                if i + lanes <= cells and lanes <= outputs:
+                    simd.transpose_square(source, vector, lanes, lanes, place, row, zero)
+                else:
+                    # over what was just read: the block is transposed in registers
+                    simd.transpose_square(source, vector, cells - i, lanes, source, vector, zero)
+                    for j in range(min(lanes, outputs)):
+                        put(place + j * row, simd.load(source + j * vector, zero), cells - i)
+
+
+@inlined
+def units_of(p, lanes):
+    """Units of the sums: panels of output channels of blocks of input channels of groups."""
+    out_vectors = (p.group_out + lanes - 1) // lanes
+    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    return p.groups * ((p.group_in + p.block_in - 1) // p.block_in) * out_panels
+
+
+@kernel(GRADIENT)
+def transform(bits):
+    """inputs and gradients of a chunk."""
+
+    def transform(params, t, tasks):
+        p = fields(params, GRADIENT)
+        form, zero = form_of(TILE, bits), simd.splat(0.0, bits)
+        scratch = p.scratch + t * p.scratch_bytes
+        transform_tiles(
+            p, p.first_piece, p.last_piece, t, tasks, p.inputs, p.gradients, scratch, form, zero
+        )
+
+    return transform
+
+
+@kernel(GRADIENT)
+def products(bits):
+    """The sums of a chunk, and after the last one grad_weight."""
+    lanes = LANES[bits]
+
+    def products(params, t, tasks):
+        p = fields(params, GRADIENT)
+        form, zero = form_of(TILE, bits), simd.splat(0.0, bits)
+        scratch = p.scratch + t * p.scratch_bytes
+        pieces = p.images * p.depth * p.tiles_y * p.row_pieces
+        count = tile_of_piece(p, p.last_piece) - tile_of_piece(p, p.first_piece)
+        start = LOAD if p.first_piece else ZERO
+        units = units_of(p, lanes)
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            sums = p.sums + unit * p.unit_bytes if p.sums else scratch + p.at_sums
+            multiply_unit(p, unit, count, start, p.inputs, p.gradients, sums, zero)
+            if p.last_piece == pieces:
+                finish_unit(p, unit, sums, scratch + p.at_turned, form, zero)
+
+    return products
+
+
+@kernel(GRADIENT)
+def segment_sums(bits):
+    """The sums of each segment, by tasks that transform the tiles themselves."""
+    lanes = LANES[bits]
+
+    def segment_sums(params, t, tasks):
+        p = fields(params, GRADIENT)
+        form, zero = form_of(TILE, bits), simd.splat(0.0, bits)
+        scratch = p.scratch + t * p.scratch_bytes
+        inputs, gradients = scratch + p.at_inputs, scratch + p.at_gradients
+        pieces = p.images * p.depth * p.tiles_y * p.row_pieces
+        for segment in range(t * p.segments // tasks, (t + 1) * p.segments // tasks):
+            first, last = segment * pieces // p.segments, (segment + 1) * pieces // p.segments
+            for piece in range(first, last, p.chunk_pieces):
+                end = min(piece + p.chunk_pieces, last)
+                transform_tiles(p, piece, end, 0, 1, inputs, gradients, scratch, form, zero)
+                count = tile_of_piece(p, end) - tile_of_piece(p, piece)
+                start = LOAD if piece > first else ZERO
+                for unit in range(units_of(p, lanes)):
+                    sums = p.sums + segment * p.segment_bytes + unit * p.unit_bytes
+                    multiply_unit(p, unit, count, start, inputs, gradients, sums, zero)
+
+    return segment_sums
+
+
+@kernel(GRADIENT)
+def finish(bits):
+    """grad_weight from the sums of all segments."""
+    lanes, size = LANES[bits], bits // 8
+
+    def finish(params, t, tasks):
+        p = fields(params, GRADIENT)
+        form, zero = form_of(TILE, bits), simd.splat(0.0, bits)
+        scratch = p.scratch + t * p.scratch_bytes
+        units = units_of(p, lanes)
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            sums = p.sums + unit * p.unit_bytes
+            for place in range(sums, sums + POINTS * p.sum_point, lanes * size):
+                total = simd.load(place, zero)
+                for segment in range(1, p.segments):
+                    total = simd.add(total, simd.load(place + segment * p.segment_bytes, zero))
+                simd.store(place, total)
+            finish_unit(p, unit, sums, scratch + p.at_turned, form, zero)
+
+    return finish
