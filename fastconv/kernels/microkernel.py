@@ -462,7 +462,7 @@ class _Seen:
 
 
 class _Blocks:
-    """Operands of `multiply_blocks`: A's columns follow each other, with others between, B is a packed panel."""
+    """Operands of `multiply_blocks`: A's columns are parts of longer ones, B is a packed panel."""
 
     def __init__(self, tile: Tile, a: Any, b: Any) -> None:
         self.tile, self.a, self.panel = tile, a, b

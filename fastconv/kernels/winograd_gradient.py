@@ -55,18 +55,18 @@ PIECE = 7
 GRADIENT = record(
     # addresses; `sums` is 0 where those of a unit stay in the task's scratch
     "x grad_output grad_weight inputs gradients sums scratch "
-    # the pieces of a chunk
-    "first_piece last_piece "
+    # the pieces of a chunk, and which units are done
+    "first_piece last_piece first_unit last_unit "
     "scratch_bytes "
-    # strides in elements, of which that of the channels or that of the pixels is 1
-    "x_n x_z x_y x_x x_c y_n y_z y_y y_x y_k w_tap w_c w_k "
+    # whether the channels of a pixel, rather than the pixels of a row, follow each other; strides in elements
+    "channels_last x_n x_z x_y x_x x_c y_n y_z y_y y_x y_k w_tap w_c w_k "
     "images groups group_in group_out depth height width out_height out_width pad_y pad_x tiles_y tiles_x "
     # pieces of a row of tiles; pieces and tiles of a chunk
     "row_pieces chunk_pieces chunk_tiles segments "
     # bytes from point to point, and from unit to unit of the sums; input channels of a unit
     "input_point gradient_point sum_point unit_bytes segment_bytes block_in "
     # parts of a task's scratch, bytes from its start
-    "at_zeros at_rows at_table at_inputs at_gradients at_sums at_turned"
+    "at_zeros at_table at_turned at_inputs at_gradients at_sums"
 )
 
 
@@ -79,22 +79,24 @@ def tile_of_piece(p, piece):
 
 @inlined
 def find_cells(base, row_bytes, cell_bytes, iy, ix, height, width, span, count, table, zeros):
-    """The addresses of the span x span cells of each of `count` neighbouring tiles, the first one at (iy, ix).
+    """The addresses of the span x span cells of each of `count` neighbouring tiles, the first at (iy, ix).
 
     `base` is where the plane's first cell is. Cells that do not exist are those at `zeros`.
     """
+    entry = 0
     for i in range(count):
         for a in range(span):
             y = iy + a
             for b in range(span):
                 x = ix + i * TILE + b
                 inside = 0 <= y < height and 0 <= x < width
-                table[(i * span + a) * span + b] = base + y * row_bytes + x * cell_bytes if inside else zeros
+                table[entry] = base + y * row_bytes + x * cell_bytes if inside else zeros
+                entry += 1
 
 
 @inlined
 def turn_rows(source, channel_bytes, row_bytes, channels, iy, ix, height, width, rows, columns, target, zero):
-    """Rows of the plane at `source` from the cell (iy, ix) on, transposed: a vector of channels for each cell.
+    """Rows of the plane at `source` from the cell (iy, ix) on, transposed: vectors of channels, cell by cell.
 
     Cells that do not exist are left out.
     """
@@ -117,34 +119,50 @@ def turn_rows(source, channel_bytes, row_bytes, channels, iy, ix, height, width,
 
 @inlined
 def input_vectors(p, lanes):
-    """Vectors of the input channels of a group, as many as whole blocks have."""
+    """Vectors of the input channels of a group: those of whole blocks."""
     block = max(ROWS, lanes)
     return (p.group_in + block - 1) // block * block // lanes
+
+
+@inlined
+def place_of_input(p, vector, tile, lanes, size):
+    """Bytes from the start of a point to a vector of a tile's input channels; and on to the next tile."""
+    block = max(ROWS, lanes)
+    whole, part = divmod(vector * lanes, block)
+    return ((whole * p.chunk_tiles + tile) * block + part) * size, block * size
+
+
+@inlined
+def place_of_gradient(p, vector, tile, lanes, size):
+    """The same for a vector of output channels."""
+    out_vectors = (p.group_out + lanes - 1) // lanes
+    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    group, within = divmod(vector, out_vectors)
+    panel = ((within + 1) * out_panels - 1) // out_vectors
+    first = panel * out_vectors // out_panels
+    wide = (panel + 1) * out_vectors // out_panels - first
+    before = (group * out_vectors + first) * p.chunk_tiles
+    return (before + tile * wide + within - first) * lanes * size, wide * lanes * size
 
 
 @inlined
 def transform_tiles(p, first_piece, last_piece, t, tasks, inputs, gradients, scratch, form, zero):
     """Share `t` of `tasks` of inputs and gradients of the tiles of some pieces."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    last_channels = p.x_c == 1
-    vector = lanes * size
-    block = max(ROWS, lanes)
-    in_vectors = input_vectors(p, lanes)
-    out_vectors = (p.group_out + lanes - 1) // lanes
-    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    in_vectors = p.groups * input_vectors(p, lanes)
+    out_vectors = p.groups * ((p.group_out + lanes - 1) // lanes)
     first_tile = tile_of_piece(p, first_piece)
-    zeros, rows, table = scratch + p.at_zeros, scratch + p.at_rows, scratch + p.at_table
-    entries = ints(table)
+    zeros, turned, table = scratch + p.at_zeros, scratch + p.at_turned, scratch + p.at_table
     for i in range(0, max(p.x_x, p.y_x), lanes):
         simd.store(zeros + i * size, zero)
 
-    per_piece = p.groups * (in_vectors + out_vectors)
+    per_piece = in_vectors + out_vectors
     units = (last_piece - first_piece) * per_piece
     unit, last_unit = t * units // tasks, (t + 1) * units // tasks
     while unit < last_unit:
-        piece, low = divmod(unit, per_piece)
-        high = min(per_piece, low + last_unit - unit)
-        unit += high - low
+        piece, first = divmod(unit, per_piece)
+        last = min(per_piece, first + last_unit - unit)
+        unit += last - first
         tile = tile_of_piece(p, first_piece + piece)
         count = tile_of_piece(p, first_piece + piece + 1) - tile
         place = tile - first_tile
@@ -152,122 +170,95 @@ def transform_tiles(p, first_piece, last_piece, t, tasks, inputs, gradients, scr
         n, z = divmod(plane, p.depth)
         tile_y, tile_x = divmod(rest, p.tiles_x)
 
-        border = p.groups * in_vectors
-        if low < border:
-            iy, ix = tile_y * TILE - p.pad_y, tile_x * TILE - p.pad_x
-            columns = count * TILE + TAPS - 1
-            base, row, cell = p.x + (n * p.x_n + z * p.x_z) * size, p.x_y * size, p.x_x * size
-            if last_channels:
-                find_cells(base, row, cell, iy, ix, p.height, p.width, SPAN, count, entries, zeros)
+        for of_x in range(2):
+            # where the cells are of what the tiles see of x, or of the tiles of grad_output
+            if of_x:
+                low, high, vectors = first, min(last, in_vectors), in_vectors // p.groups
+                base, row, cell = p.x + (n * p.x_n + z * p.x_z) * size, p.x_y * size, p.x_x * size
+                height, width, channels, channel_bytes = p.height, p.width, p.group_in, p.x_c * size
+                iy, ix, span = tile_y * TILE - p.pad_y, tile_x * TILE - p.pad_x, SPAN
             else:
-                turned = rows - (iy * columns + ix) * vector
-                find_cells(
-                    turned, columns * vector, vector, iy, ix, p.height, p.width, SPAN, count, entries, zeros
-                )
-            for v in range(low, min(high, border)):
-                group, within = divmod(v, in_vectors)
-                channel = within * lanes
-                some = max(0, p.group_in - channel)
-                skip = (group * p.group_in + channel) * p.x_c * size
-                if not last_channels:
-                    turn_rows(
-                        base + skip, p.x_c * size, row, some, iy, ix, p.height, p.width, SPAN, columns, rows, zero
-                    )
-                    skip, some = 0, lanes
-                channel += group * in_vectors * lanes
-                target = inputs + (channel // block * p.chunk_tiles + place) * block * size
-                target += channel % block * size
-                for i in range(count):
-                    transform_cells(
-                        table + i * POINTS * 8, skip, some, target + i * block * size, p.input_point, form
-                    )
-        if high > border:
-            iy, ix = tile_y * TILE, tile_x * TILE
-            columns = count * TILE
-            base, row, cell = p.grad_output + (n * p.y_n + z * p.y_z) * size, p.y_y * size, p.y_x * size
-            if last_channels:
-                find_cells(base, row, cell, iy, ix, p.out_height, p.out_width, TILE, count, entries, zeros)
-            else:
-                turned = rows - (iy * columns + ix) * vector
-                find_cells(
-                    turned,
-                    columns * vector,
-                    vector,
-                    iy,
-                    ix,
-                    p.out_height,
-                    p.out_width,
-                    TILE,
-                    count,
-                    entries,
-                    zeros,
-                )
-            for v in range(max(low, border) - border, high - border):
-                group, within = divmod(v, out_vectors)
-                channel = within * lanes
-                some = p.group_out - channel
-                skip = (group * p.group_out + channel) * p.y_k * size
-                if not last_channels:
+                low, high, vectors = max(0, first - in_vectors), last - in_vectors, out_vectors // p.groups
+                base, row, cell = p.grad_output + (n * p.y_n + z * p.y_z) * size, p.y_y * size, p.y_x * size
+                height, width, channels, channel_bytes = p.out_height, p.out_width, p.group_out, p.y_k * size
+                iy, ix, span = tile_y * TILE, tile_x * TILE, TILE
+            if low >= high:
+                continue
+            columns = (count - 1) * TILE + span
+            seen, seen_row = base, row
+            if not p.channels_last:
+                seen_row, cell = columns * lanes * size, lanes * size
+                seen = turned - iy * seen_row - ix * cell
+            find_cells(seen, seen_row, cell, iy, ix, height, width, span, count, ints(table), zeros)
+            for v in range(low, high):
+                group, within = divmod(v, vectors)
+                some = max(0, channels - within * lanes)
+                skip = (group * channels + within * lanes) * channel_bytes
+                if not p.channels_last:
                     turn_rows(
                         base + skip,
-                        p.y_k * size,
+                        channel_bytes,
                         row,
                         some,
                         iy,
                         ix,
-                        p.out_height,
-                        p.out_width,
-                        TILE,
+                        height,
+                        width,
+                        span,
                         columns,
-                        rows,
+                        turned,
                         zero,
                     )
                     skip, some = 0, lanes
-                # the panel that the vector is in
-                panel = ((within + 1) * out_panels - 1) // out_vectors
-                first = panel * out_vectors // out_panels
-                wide = (panel + 1) * out_vectors // out_panels - first
-                target = gradients + ((group * out_vectors + first) * p.chunk_tiles + place * wide) * vector
-                target += (within - first) * vector
-                for i in range(count):
-                    transform_gradients(
-                        table + i * TILE * TILE * 8,
-                        skip,
-                        some,
-                        target + i * wide * vector,
-                        p.gradient_point,
-                        form,
-                    )
+                if of_x:
+                    target, step = place_of_input(p, v, place, lanes, size)
+                    for i in range(count):
+                        cells = table + i * POINTS * 8
+                        transform_cells(cells, skip, some, inputs + target + i * step, p.input_point, form)
+                else:
+                    target, step = place_of_gradient(p, v, place, lanes, size)
+                    for i in range(count):
+                        cells = table + i * TILE * TILE * 8
+                        transform_gradients(
+                            cells, skip, some, gradients + target + i * step, p.gradient_point, form
+                        )
+
+
+@inlined
+def parts_of_unit(p, unit, lanes):
+    """A unit's group, in it the first input channel, how many, the first output vector, and how many."""
+    out_vectors = (p.group_out + lanes - 1) // lanes
+    out_panels = (out_vectors + VECTORS - 1) // VECTORS
+    rest, panel = divmod(unit, out_panels)
+    group, block = divmod(rest, (p.group_in + p.block_in - 1) // p.block_in)
+    channel = block * p.block_in
+    first = panel * out_vectors // out_panels
+    wide = (panel + 1) * out_vectors // out_panels - first
+    return group, channel, min(p.block_in, p.group_in - channel), first, wide
 
 
 @inlined
 def multiply_unit(p, unit, count, start, inputs, gradients, sums, zero):
     """The sums of a unit over `count` tiles."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    vector = lanes * size
-    block = max(ROWS, lanes)
-    out_vectors = (p.group_out + lanes - 1) // lanes
-    out_panels = (out_vectors + VECTORS - 1) // VECTORS
-    in_channels = input_vectors(p, lanes) * lanes
-    in_blocks = (p.group_in + p.block_in - 1) // p.block_in
-    rest, panel = divmod(unit, out_panels)
-    group, in_block = divmod(rest, in_blocks)
-    first = panel * out_vectors // out_panels
-    wide = (panel + 1) * out_vectors // out_panels - first
-    channel = group * in_channels + in_block * p.block_in
-    channels = min(p.block_in, p.group_in - in_block * p.block_in)
-    b = gradients + (group * out_vectors + first) * p.chunk_tiles * vector
+    group, channel, channels, first, wide = parts_of_unit(p, unit, lanes)
+    row = wide * lanes * size
+    in_vector = group * input_vectors(p, lanes)
+    out_vector = group * ((p.group_out + lanes - 1) // lanes) + first
+    b = gradients + place_of_gradient(p, out_vector, 0, lanes, size)[0]
     for point in range(POINTS):
-        for c in range(0, channels, ROWS):
-            a = inputs + point * p.input_point
-            a += ((channel + c) // block * p.chunk_tiles * block + (channel + c) % block) * size
-            place = sums + point * p.sum_point + c * wide * vector
+        c_tile = sums + point * p.sum_point
+        for c in range(channel, channel + channels, ROWS):
+            # a tile's rows are a part of a vector, or some vectors, of which the first is found
+            a = inputs + place_of_input(p, in_vector + c // lanes, 0, lanes, size)[0] + c % lanes * size
             if wide == 3:
-                multiply_blocks(a, b, count, place, 3 * vector, start, 3, zero)
+                multiply_blocks(a, b, count, c_tile, row, start, 3, zero)
             elif wide == 2:
-                multiply_blocks(a, b, count, place, 2 * vector, start, 2, zero)
+                multiply_blocks(a, b, count, c_tile, row, start, 2, zero)
             else:
-                multiply_blocks(a, b, count, place, vector, start, 1, zero)
+                multiply_blocks(a, b, count, c_tile, row, start, 1, zero)
+            c_tile += ROWS * row
+        inputs += p.input_point
         b += p.gradient_point
 
 
@@ -276,29 +267,18 @@ def finish_unit(p, unit, sums, turned, form, zero):
     """grad_weight of a unit from its sums."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
     vector = lanes * size
-    out_vectors = (p.group_out + lanes - 1) // lanes
-    out_panels = (out_vectors + VECTORS - 1) // VECTORS
-    in_blocks = (p.group_in + p.block_in - 1) // p.block_in
-    rest, panel = divmod(unit, out_panels)
-    group, in_block = divmod(rest, in_blocks)
-    first = panel * out_vectors // out_panels
-    wide = (panel + 1) * out_vectors // out_panels - first
-    channel = in_block * p.block_in
-    channels = min(p.block_in, p.group_in - channel)
+    group, channel, channels, first, wide = parts_of_unit(p, unit, lanes)
     for v in range(wide):
         k = (first + v) * lanes
         outputs = p.group_out - k
         target = p.grad_weight + ((group * p.group_out + k) * p.w_k + channel * p.w_c) * size
-        if p.w_k == 1:
-            for c in range(channels):
-                source = sums + (c * wide + v) * vector
-                transform_back(
-                    source, p.sum_point, target + c * p.w_c * size, p.w_tap * size, outputs, form
-                )
-        else:
-            for c in range(channels):
-                source = sums + (c * wide + v) * vector
-                transform_back(source, p.sum_point, turned + c * CELLS * vector, vector, lanes, form)
+        filters, filter_bytes, tap_bytes, some = target, p.w_c * size, p.w_tap * size, outputs
+        if not p.channels_last:
+            filters, filter_bytes, tap_bytes, some = turned, CELLS * vector, vector, lanes
+        for c in range(channels):
+            source = sums + (c * wide + v) * vector
+            transform_back(source, p.sum_point, filters + c * filter_bytes, tap_bytes, some, form)
+        if not p.channels_last:
             # rows of grad_weight, which are the cells of channel after channel
             cells, row = channels * CELLS, p.w_k * size
             for i in range(0, cells, lanes):
@@ -306,18 +286,10 @@ def finish_unit(p, unit, sums, turned, form, zero):
                 if i + lanes <= cells and lanes <= outputs:
                     simd.transpose_square(source, vector, lanes, lanes, place, row, zero)
                 else:
-                    # over what was just read: the block is transposed in registers
+                    # over what is read, of which nothing is needed again
                     simd.transpose_square(source, vector, cells - i, lanes, source, vector, zero)
                     for j in range(min(lanes, outputs)):
                         put(place + j * row, simd.load(source + j * vector, zero), cells - i)
-
-
-@inlined
-def units_of(p, lanes):
-    """Units of the sums: panels of output channels of blocks of input channels of groups."""
-    out_vectors = (p.group_out + lanes - 1) // lanes
-    out_panels = (out_vectors + VECTORS - 1) // VECTORS
-    return p.groups * ((p.group_in + p.block_in - 1) // p.block_in) * out_panels
 
 
 @kernel(GRADIENT)
@@ -328,9 +300,7 @@ def transform(bits):
         p = fields(params, GRADIENT)
         form, zero = form_of(TILE, bits), simd.splat(0.0, bits)
         scratch = p.scratch + t * p.scratch_bytes
-        transform_tiles(
-            p, p.first_piece, p.last_piece, t, tasks, p.inputs, p.gradients, scratch, form, zero
-        )
+        transform_tiles(p, p.first_piece, p.last_piece, t, tasks, p.inputs, p.gradients, scratch, form, zero)
 
     return transform
 
@@ -338,7 +308,6 @@ def transform(bits):
 @kernel(GRADIENT)
 def products(bits):
     """The sums of a chunk, and after the last one grad_weight."""
-    lanes = LANES[bits]
 
     def products(params, t, tasks):
         p = fields(params, GRADIENT)
@@ -347,9 +316,10 @@ def products(bits):
         pieces = p.images * p.depth * p.tiles_y * p.row_pieces
         count = tile_of_piece(p, p.last_piece) - tile_of_piece(p, p.first_piece)
         start = LOAD if p.first_piece else ZERO
-        units = units_of(p, lanes)
-        for unit in range(t * units // tasks, (t + 1) * units // tasks):
-            sums = p.sums + unit * p.unit_bytes if p.sums else scratch + p.at_sums
+        units = p.last_unit - p.first_unit
+        for i in range(t * units // tasks, (t + 1) * units // tasks):
+            sums = p.sums + i * p.unit_bytes if p.sums else scratch + p.at_sums
+            unit = p.first_unit + i
             multiply_unit(p, unit, count, start, p.inputs, p.gradients, sums, zero)
             if p.last_piece == pieces:
                 finish_unit(p, unit, sums, scratch + p.at_turned, form, zero)
@@ -360,7 +330,6 @@ def products(bits):
 @kernel(GRADIENT)
 def segment_sums(bits):
     """The sums of each segment, by tasks that transform the tiles themselves."""
-    lanes = LANES[bits]
 
     def segment_sums(params, t, tasks):
         p = fields(params, GRADIENT)
@@ -375,7 +344,7 @@ def segment_sums(bits):
                 transform_tiles(p, piece, end, 0, 1, inputs, gradients, scratch, form, zero)
                 count = tile_of_piece(p, end) - tile_of_piece(p, piece)
                 start = LOAD if piece > first else ZERO
-                for unit in range(units_of(p, lanes)):
+                for unit in range(p.last_unit):
                     sums = p.sums + segment * p.segment_bytes + unit * p.unit_bytes
                     multiply_unit(p, unit, count, start, inputs, gradients, sums, zero)
 
@@ -391,8 +360,7 @@ def finish(bits):
         p = fields(params, GRADIENT)
         form, zero = form_of(TILE, bits), simd.splat(0.0, bits)
         scratch = p.scratch + t * p.scratch_bytes
-        units = units_of(p, lanes)
-        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+        for unit in range(t * p.last_unit // tasks, (t + 1) * p.last_unit // tasks):
             sums = p.sums + unit * p.unit_bytes
             for place in range(sums, sums + POINTS * p.sum_point, lanes * size):
                 total = simd.load(place, zero)
