@@ -217,7 +217,7 @@ def test_what_auto_chooses(layout: str) -> None:
     assert "segments" in str(plan(4, 64, 56, 64).details["tasks"])
     assert "share 1 chunks" in str(plan(4, 512, 7, 512).details["tasks"])
     assert "do not pay" in plan(32, 3, 56, 64).rejected["winograd"]
-    assert "operations" in plan(1, 8, 14, 8).rejected["winograd"]
+    assert "operations" in plan(1, 12, 12, 12).rejected["winograd"]
     assert "fit" in plan(16, 128, 2, 128).rejected["winograd"]
     assert "lanes" in plan(8, 128, 28, 128, groups=16).rejected["winograd"]
     assert plan(4, 512, 14, 512, groups=32).algorithm == "winograd"

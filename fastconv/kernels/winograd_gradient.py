@@ -370,3 +370,7 @@ def finish(bits):
             finish_unit(p, unit, sums, scratch + p.at_turned, form, zero)
 
     return finish
+
+
+#: What one of the two ways of sharing needs, and then the other.
+KERNELS = (transform, products, segment_sums, finish)
