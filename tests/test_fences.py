@@ -27,7 +27,8 @@ from itertools import product
 import numpy as np
 import fastconv
 from fastconv import nn, threads
-from fastconv.algorithms import ALGORITHMS, OPERATIONS, products, warp, winograd, winograd_blocks, winograd_gradient
+from fastconv.algorithms import ALGORITHMS, OPERATIONS, products, warp, winograd, winograd_blocks
+from fastconv.algorithms import winograd_gradient
 from fastconv.algorithms.winograd_blocks import Tiling
 from fastconv.functional import run
 from fastconv.jit import Kernel
@@ -93,8 +94,8 @@ for dtype in map(np.dtype, ("f4", "f8")):
         for _ in range(2):
             convolve(2, *size(1, 40), size(4, 40), (3, 3), layout=layout, padding=1)
     winograd.tiling_of = real
-    winograd_gradient.SEGMENT_BYTES, winograd_gradient.CHUNK_BYTES = 1 << 30, 1
-    for layout in ("NCHW", "NHWC"):
+    for segments, layout in product((0, 1 << 30), ("NCHW", "NHWC")):
+        winograd_gradient.SEGMENT_BYTES, winograd_gradient.CHUNK_BYTES = segments, 1
         convolve(2, 9, 20, size(4, 40), (3, 3), layout=layout, padding=1)
     for layout in ("NCHW", "NHWC"):
         for _ in range(3):
