@@ -14,8 +14,7 @@ matrices, in which the tiles are what is summed over, and only the last sums are
     grad_weight               <- G'mG, a unit, that is a block of c and a panel of k, after the other
 
 The lanes are channels in every transform. Channels-last arrays are read where they are; of the others, the
-rows that a piece of a row of tiles reads are transposed first, one vector of channels after the other, which
-stay in L1.
+rows that a piece of a row of tiles reads are transposed first, one vector of channels after the other.
 
 There are two ways to share the work, by the shape alone, so that the bits are the same with any number of
 tasks. With many channels all tasks transform a chunk of the tiles, and then have some of the units each:
@@ -48,8 +47,8 @@ SPAN = TILE + TAPS - 1
 POINTS = SPAN * SPAN
 CELLS = TAPS * TAPS
 
-#: Most tiles of a piece of a row: their rows of x are, with 16 lanes, two blocks to be transposed.
-PIECE = 7
+#: Most tiles of a piece of a row. Longer pieces are faster on large planes, until they leave L1.
+PIECE = 14
 
 #: One record for all kernels.
 GRADIENT = record(
@@ -95,26 +94,25 @@ def find_cells(base, row_bytes, cell_bytes, iy, ix, height, width, span, count, 
 
 
 @inlined
-def turn_rows(source, channel_bytes, row_bytes, channels, iy, ix, height, width, rows, columns, target, zero):
-    """Rows of the plane at `source` from the cell (iy, ix) on, transposed: vectors of channels, cell by cell.
-
-    Cells that do not exist are left out.
-    """
+def turn_rows(source, channel_bytes, row_bytes, channels, rows, columns, target, zero):
+    """Some rows of a plane, transposed: cell by cell a vector of channels. Behind the last is slack."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    vector = lanes * size
-    low, high = max(0, ix), min(width, ix + columns)
-    for a in range(max(0, -iy), min(rows, height - iy)):
-        # what a short block writes behind its cells is written over, or is slack
-        for x in range(low, high, lanes):
+    if columns * size == row_bytes:  # one follows the other
+        rows, columns = 1, rows * columns
+    for _ in range(rows):
+        # what a short block writes behind its cells is written over by the next row
+        for x in range(0, columns, lanes):
             simd.transpose_square(
-                source + (iy + a) * row_bytes + x * size,
+                source + x * size,
                 channel_bytes,
                 channels,
-                high - x,
-                target + (a * columns + x - ix) * vector,
-                vector,
+                columns - x,
+                target + x * lanes * size,
+                lanes * size,
                 zero,
             )
+        source += row_bytes
+        target += columns * lanes * size
 
 
 @inlined
@@ -184,31 +182,24 @@ def transform_tiles(p, first_piece, last_piece, t, tasks, inputs, gradients, scr
                 iy, ix, span = tile_y * TILE, tile_x * TILE, TILE
             if low >= high:
                 continue
-            columns = (count - 1) * TILE + span
+            # the rows and columns that exist of what they see, whole rows if there is but one piece of them
+            top, bottom = max(0, iy), min(height, iy + span)
+            left, right = max(0, ix), min(width, ix + (count - 1) * TILE + span)
+            if p.row_pieces == 1:
+                left, right = 0, width
+            corner = base + top * row + left * size
             seen, seen_row = base, row
             if not p.channels_last:
-                seen_row, cell = columns * lanes * size, lanes * size
-                seen = turned - iy * seen_row - ix * cell
+                seen_row, cell = (right - left) * lanes * size, lanes * size
+                seen = turned - top * seen_row - left * cell
             find_cells(seen, seen_row, cell, iy, ix, height, width, span, count, ints(table), zeros)
             for v in range(low, high):
                 group, within = divmod(v, vectors)
                 some = max(0, channels - within * lanes)
                 skip = (group * channels + within * lanes) * channel_bytes
                 if not p.channels_last:
-                    turn_rows(
-                        base + skip,
-                        channel_bytes,
-                        row,
-                        some,
-                        iy,
-                        ix,
-                        height,
-                        width,
-                        span,
-                        columns,
-                        turned,
-                        zero,
-                    )
+                    rows, columns = bottom - top, right - left
+                    turn_rows(corner + skip, channel_bytes, row, some, rows, columns, turned, zero)
                     skip, some = 0, lanes
                 if of_x:
                     target, step = place_of_input(p, v, place, lanes, size)
