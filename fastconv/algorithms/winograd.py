@@ -28,13 +28,13 @@ GRADIENT_BYTES = 24 << 20
 
 #: With fewer input channels than this it is not worth it: 0.3 to 1.4 times as fast.
 FEW_CHANNELS = 4
-#: Nor with fewer than this in groups: with 8 in each of 32, 0.8 to 1.1 times.
+#: Nor with fewer than this in groups: with 8 in each of 32, 0.7 to 1.2 times.
 MANY_CHANNELS = 12
 
 # What "auto" goes by with channels first: multiply-adds of a vector, and how many take as long as the rest of
-# the work. Fitted to 7,000 shapes of 3 to 56 cells a side, 2 to 24 channels, up to 32 groups: what is chosen
-# takes 1 to 2 % longer on average than the better of this and direct convolution, on one thread and on two.
-# The number of threads has no part in it, so that results do not depend on it.
+# the work. Fitted to 7,000 measurements: maps of 3 to 56 cells a side, 2 to 24 channels, up to 32 groups.
+# What is chosen takes 1 to 2 % longer on average than the better of this and direct convolution, on one
+# thread and on two. The number of threads has no part in it, so that results do not depend on it.
 #: Transforming the inputs of a vector of tiles of 4 x 4 cells, a channel.
 INPUT_CYCLES = 300
 #: Transforming their sums and storing them, an output channel.

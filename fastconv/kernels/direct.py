@@ -5,13 +5,15 @@
 is computed by tiles of some output channels by some vectors of pixels, held in registers. The vectors of a
 tile lie anywhere, each within a row of output cells; all read x at the same offset for each (c, ky, kx).
 Implicit GEMM copies x once for each cell of the kernel, so that its tiles may be whole across rows, and are
-aligned; with few channels that takes as long as the products. Here x is copied once, and where a map is
-narrow, lanes stay empty.
+aligned; with few channels that takes as long as the products. Here x is copied once, or where a map is narrow
+once for each column of the kernel: rows as long as those of output cells, one right after the other, so that
+vectors run on from row to row and no lanes stay empty (`flat`).
 
     for each group
         packed  <- its weights, a panel of output channels after the other
         for each image and block of rows of output cells
-            rows    <- the rows of x that the block reads, zero-padded, split by phase of the stride: in L2
+            rows    <- the rows of x that the block reads, zero-padded, split by phase of the stride,
+                        or one copy for each column of the kernel: in L2
             for each panel of output channels
                 for each tile of vectors
                     tile of y = weights x rows
