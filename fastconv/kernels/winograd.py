@@ -49,6 +49,7 @@ from math import inf
 from fastconv.jit import Kernel, fields, inlined, ints, kernel, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO, multiply_tile
+from fastconv.kernels.rows import prefetch_rows
 from fastconv.kernels.simd import LANES, put, take
 from fastconv.kernels.winograd_points import TAPS
 from fastconv.kernels.winograd_transforms import (
@@ -171,14 +172,18 @@ def find_pieces(p, block, count, tile, step, cells, lanes, reads, writes):
 
 
 @inlined
-def transform_channel(p, x, scratch, reads, read_count, vectors, target, form, zero):
+def transform_channel(p, x, scratch, reads, read_count, vectors, target, tile, cells, form, zero):
     """The tiles of one channel of x, transformed, to target[point][tile]."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
     zeros, strips = scratch + p.at_zeros, scratch + p.at_strips
     for read in range(0, READ_FIELDS * read_count, READ_FIELDS):
+        source, row = x + reads[read + 1] * size, p.x_y * size
+        # those of the next channel, too far away for the processor to foresee: 24 instead of 34 ms with
+        # 64 channels of 224 x 224 cells of float64
+        prefetch_rows(source + p.x_c * size, row, tile + TAPS - 1, cells * size)
         split_rows(
-            x + reads[read + 1] * size,
-            p.x_y * size,
+            source,
+            row,
             reads[read + 2],
             p.height,
             reads[read + 3],
@@ -275,7 +280,9 @@ def _transform_input(tile: int) -> Kernel:
             units = p.groups * p.group_in
             for c in range(t * units // tasks, (t + 1) * units // tasks):
                 x, target = p.x + c * p.x_c * size, p.inputs + c * p.input_channel
-                transform_channel(p, x, scratch, reads, read_count, vectors, target, form, zero)
+                transform_channel(
+                    p, x, scratch, reads, read_count, vectors, target, tile, cells, form, zero
+                )
 
         return transform_input
 
@@ -326,7 +333,19 @@ def _forward(tile: int) -> Kernel:
                     inputs = scratch + p.at_inputs
                     for c in range(channels):
                         x, target = p.x + c * p.x_c * size, inputs + c * p.input_channel
-                        transform_channel(p, x, scratch, reads, read_count, block_vectors, target, form, zero)
+                        transform_channel(
+                            p,
+                            x,
+                            scratch,
+                            reads,
+                            read_count,
+                            block_vectors,
+                            target,
+                            tile,
+                            cells,
+                            form,
+                            zero,
+                        )
 
                 for c0 in range(0, p.group_in, p.block_channels):
                     depth = min(p.block_channels, p.group_in - c0)
