@@ -280,9 +280,7 @@ def _transform_input(tile: int) -> Kernel:
             units = p.groups * p.group_in
             for c in range(t * units // tasks, (t + 1) * units // tasks):
                 x, target = p.x + c * p.x_c * size, p.inputs + c * p.input_channel
-                transform_channel(
-                    p, x, scratch, reads, read_count, vectors, target, tile, cells, form, zero
-                )
+                transform_channel(p, x, scratch, reads, read_count, vectors, target, tile, cells, form, zero)
 
         return transform_input
 
