@@ -15,7 +15,7 @@ from fastconv.kernels import winograd as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
 from fastconv.kernels.winograd_points import TAPS
-from fastconv.kernels.winograd_transforms import cells_of_piece, room_of_piece, tiles_of_piece
+from fastconv.kernels.winograd_transforms import cells_of_piece, room_of_piece, span_of, tiles_of_piece
 from fastconv.threads import Prepared, task_count
 
 #: With no more tiles than this part of the output channels the threads share the latter.
@@ -37,10 +37,14 @@ SUM_BYTES = 256 << 10
 
 
 class Points(NamedTuple):
-    """A weight transformed for tiles of `tile` x `tile` cells; a `Packing`."""
+    """A weight transformed for tiles of `tile` x `tile` cells; a `Packing`.
+
+    Of stride 2 it has fewer points than the inputs: those of the odd cells have one factor.
+    """
 
     dtype: np.dtype
     tile: int
+    stride: int
     groups: int
     group_in: int
     group_out: int
@@ -61,9 +65,14 @@ class Points(NamedTuple):
         return odd_lines(self.panels * self.panel_bytes)
 
     @property
+    def points(self) -> int:
+        """Different factors of a pair of channels."""
+        return (self.tile + TAPS - 1) ** 2
+
+    @property
     def size(self) -> int:
         """Bytes."""
-        return (self.tile + TAPS - 1) ** 2 * self.point_bytes
+        return self.points * self.point_bytes
 
     @property
     def flipped(self) -> bool:
@@ -107,7 +116,7 @@ def taps_bytes(dtype: np.dtype) -> int:
 @lru_cache(maxsize=4096)
 def _prepare_pack(points: Points, tasks: int) -> Prepared:
     return Prepared(
-        kernels.PACK_WEIGHT[points.tile],
+        kernels.PACK_WEIGHT[points.tile, points.stride],
         points.dtype,
         tasks,
         "weight packed scratch",
@@ -128,8 +137,12 @@ class Tiling(NamedTuple):
     tile: int
 
     @property
+    def stride(self) -> int:
+        return self.conv.stride[2]
+
+    @property
     def points(self) -> int:
-        return (self.tile + TAPS - 1) ** 2
+        return span_of(self.tile, self.stride) ** 2
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -149,7 +162,7 @@ class Tiling(NamedTuple):
     def packing(self, dtype: np.dtype) -> Points:
         """The form of the transformed weight."""
         conv = self.conv
-        return Points(dtype, self.tile, conv.groups, conv.group_in, conv.group_out, conv.weights)
+        return Points(dtype, self.tile, self.stride, conv.groups, conv.group_in, conv.group_out, conv.weights)
 
 
 class Blocks(NamedTuple):
@@ -215,18 +228,18 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
         packed_point = odd_lines(block_panels * packed_panel)
     input_channel = block_tiles * itemsize
     input_point = odd_lines(channels * input_channel)
-    strip = odd_lines((block_tiles + room_of_piece(lanes, tiling.tile)) * itemsize)
+    strip = odd_lines((block_tiles + room_of_piece(lanes, tiling.tile, tiling.stride)) * itemsize)
     sum_row = odd_lines(points * input_channel)
     sum_panel = ROWS * sum_row
     waiting = block_panels if block_channels == conv.group_in else -(-tiling.panels // panel_tasks)
     rows_of_tiles = block_tiles // tiling.grid[1] + 2
-    pieces = block_tiles // tiles_of_piece(lanes, tiling.tile) + rows_of_tiles
+    pieces = block_tiles // tiles_of_piece(lanes, tiling.tile, tiling.stride) + rows_of_tiles
     sizes = (
-        cells_of_piece(lanes) * itemsize,
+        cells_of_piece(lanes, tiling.stride) * itemsize,
         points * strip,
         0 if few else points * input_point,
         taps_bytes(dtype) if few else 0,
-        points * packed_point if few else 0,
+        packing.points * packed_point if few else 0,
         waiting * sum_panel + 64,  # and a real that stands for no bias, before the results
         ROWS * tiling.tile**2 * lanes * itemsize,
         block_channels * 8,
@@ -320,7 +333,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     There is no transformed weight with few tiles, which take longer to wait for it than to transform the
     weight itself: with 512 channels of 14 x 14 cells 4.4 ms instead of 2.5.
     """
-    conv, tile = tiling.conv, tiling.tile
+    conv, form = tiling.conv, (tiling.tile, tiling.stride)
     blocks, packing = cut(tiling, dtype, tasks), tiling.packing(dtype)
     assert not (packed and blocks.fused)
     depth, height, width = conv.input
@@ -357,7 +370,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     if blocks.fused:
         channels = conv.groups * conv.group_in
         transforming = task_count(tiling.points * channels * tiling.tiles, channels)
-        transform = Prepared(kernels.TRANSFORM_INPUT[tile], dtype, transforming, addresses, **params)
+        transform = Prepared(kernels.TRANSFORM_INPUT[form], dtype, transforming, addresses, **params)
         inputs_bytes = tiling.points * blocks.input_point
         computing_bytes = max(computing, transforming) * blocks.scratch_bytes
     else:
@@ -371,7 +384,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     return Run(
         pack,
         transform,
-        Prepared(kernels.FORWARD[tile], dtype, computing, addresses, **params),
+        Prepared(kernels.FORWARD[form], dtype, computing, addresses, **params),
         packing.first,
         conv.y.first * dtype.itemsize,
         at_inputs,
