@@ -18,7 +18,7 @@ from fastconv.algorithms.workspace import workspace
 from fastconv.functional import run
 from fastconv.functional.arrays import lift_like_x, lift_weight
 from fastconv.jit import DISABLED
-from fastconv.kernels.winograd_points import float_matrices
+from fastconv.kernels.winograd_points import float_matrices, strided_matrices
 from fastconv.plan import find_algorithm
 from fastconv.shapes import ConvShape
 
@@ -84,6 +84,20 @@ def settled(name: str, array: np.ndarray) -> np.ndarray:
     return np.rint(array) if name == "winograd" else array
 
 
+def winograd_matrices(tile: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A', G and B' for tiles of that size and a stride of 1 or 2."""
+    if stride == 1:
+        a, g, b = map(np.array, float_matrices(tile))
+        return a, g, b
+    even = strided_matrices(tile)
+    size = tile + 1  # the points of the even cells, which come first
+    a = np.hstack([even[0], np.eye(tile)])
+    g, b = np.zeros((size + tile, 3)), np.zeros((size + tile, size + tile))
+    g[:size, ::2], g[size:, 1] = even[1], 1
+    b[:size, ::2], b[size:, 1::2] = even[2], np.eye(tile)
+    return a, g, b
+
+
 def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """What bounds Winograd's rounding errors: the same matrices, x and weight, all of absolute values.
 
@@ -95,8 +109,9 @@ def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -
     shape = geometry(case)
     tiling = winograd.tiling_of(shape, np.dtype(case.dtype), op)
     tile, conv = tiling.tile, tiling.conv
-    a, g, b = (np.abs(matrix) for matrix in map(np.array, float_matrices(tile)))
-    size = [tile * count + 2 for count in tiling.grid]
+    a, g, b = map(np.abs, winograd_matrices(tile, tiling.stride))
+    span, step = len(b), tile * tiling.stride
+    size = [step * count + span - step for count in tiling.grid]
     padded = np.zeros((conv.images, conv.groups, conv.group_in, *size))
     places = []
     for cells, length, pad in zip(size, conv.input[1:], conv.pad[1:], strict=True):
@@ -106,13 +121,14 @@ def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -
     (to_y, from_y), (to_x, from_x) = places
     source = np.abs(x).reshape(*padded.shape[:3], *x.shape[2:])
     padded[..., to_y[:, None], to_x] = source[..., from_y[:, None], from_x]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (tile + 2, tile + 2), (3, 4))
-    inputs = np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::tile, ::tile], b)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (span, span), (3, 4))
+    inputs = np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::step, ::step], b)
     taps = np.abs(weight).reshape(conv.groups, conv.group_out, conv.group_in, 3, 3)
     weights = np.einsum("ij,gkcjl,ml->gkcim", g, taps, g)
     sums = np.einsum("ngctuil,gkcil->ngktuil", inputs, weights)
     y = np.einsum("pi,ngktuil,ql->ngktpuq", a, sums, a)
-    y = y.reshape(conv.images, conv.groups * conv.group_out, size[0] - 2, size[1] - 2)
+    height, width = (tile * count for count in tiling.grid)
+    y = y.reshape(conv.images, conv.groups * conv.group_out, height, width)
     return y[:, :, : conv.output[1], : conv.output[2]]
 
 

@@ -204,7 +204,9 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     channels = conv.groups * conv.group_in
     vectors = -(-tiling.tiles // lanes)
     kept = points * vectors * lanes * itemsize * (channels + tiling.panels * ROWS)
-    few = FEW_TILES * tiling.tiles <= conv.groups * conv.group_out or vectors < tasks <= tiling.panels
+    # with stride 2 the inputs have more points than the weights
+    part = FEW_TILES * tiling.tiles * points // packing.points
+    few = part <= conv.groups * conv.group_out or vectors < tasks <= tiling.panels
     few = few and kept <= FEW_BYTES
     room = TASK_BYTES // (points * channels * lanes * itemsize)
     if few:
