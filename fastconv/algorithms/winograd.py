@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering: 3 x 3 kernels with 36 products for 16 outputs instead of 144."""
+"""Winograd's minimal filtering: 3 x 3 kernels with 36 products for 16 outputs, with stride 2 81, not 144."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ span = tile + 2. With the matrices of `fastconv.kernels.winograd_points`, for ev
     y[k, t] = A' [ sum over c of (G weight[k, c] G') * (B' x[c, t] B) ] A
 
 where * is cell by cell: so for each of the span^2 cells, called points, there is one product of matrices.
+With stride 2 span = 2 tile + 1, and the points of the odd cells share their factors G weight G'.
 
     x (c, rows)          strips (span^2, tiles)       inputs (span^2, c, tiles)
     +-----------+  B'd   +----------------+    dB     +----------------+ point 0
