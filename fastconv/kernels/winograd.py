@@ -51,7 +51,7 @@ from fastconv.jit import Kernel, fields, inlined, ints, kernel, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import LOAD, ROWS, VECTORS, ZERO, multiply_tile
 from fastconv.kernels.rows import prefetch_rows
-from fastconv.kernels.simd import LANES, put, take
+from fastconv.kernels.simd import LANES
 from fastconv.kernels.winograd_points import TAPS
 from fastconv.kernels.winograd_transforms import (
     cells_of_piece,
@@ -229,16 +229,20 @@ def store_panel(p, channel, rows, sums, results, writes, write_count, vectors, t
                 form,
             )
         if not whole:
-            for row in range(rows):
-                for piece in range(first, write, WRITE_FIELDS):
-                    column = (writes[piece] - vector * lanes) * tile
-                    cells = writes[piece + 4]
-                    for line in range(writes[piece + 3]):
-                        source = results + ((row * tile + line) * width + column) * size
-                        target = writes[piece + 2] + (channel + row) * p.y_k + line * p.out_width
-                        target = p.y + target * size
-                        for i in range(0, cells, lanes):
-                            put(target + i * size, take(source + i * size, cells - i, zero), cells - i)
+            for piece in range(first, write, WRITE_FIELDS):
+                source = results + (writes[piece] - vector * lanes) * tile * size
+                target = p.y + (writes[piece + 2] + channel * p.y_k) * size
+                lines, cells = writes[piece + 3], writes[piece + 4]
+                done = cells // lanes * lanes
+                for row in range(rows):
+                    for line in range(lines):
+                        from_line = source + (row * tile + line) * width * size
+                        to_line = target + (row * p.y_k + line * p.out_width) * size
+                        for i in range(0, done, lanes):
+                            simd.store(to_line + i * size, simd.load(from_line + i * size, zero))
+                        if done < cells:
+                            rest = simd.load(from_line + done * size, zero)
+                            simd.store_part(to_line + done * size, rest, cells - done)
 
 
 def _pack_weight(tile: int, stride: int) -> Kernel:
