@@ -19,7 +19,7 @@ from fastconv.algorithms.workspace import workspace
 from fastconv.functional import run
 from fastconv.functional.arrays import lift_like_x, lift_weight
 from fastconv.jit import DISABLED
-from fastconv.kernels.winograd_points import float_matrices
+from fastconv.kernels.winograd_points import float_matrices, strided_matrices
 from fastconv.plan import find_algorithm
 from fastconv.shapes import ConvShape
 
@@ -85,6 +85,20 @@ def settled(name: str, array: np.ndarray) -> np.ndarray:
     return np.rint(array) if name == "winograd" else array
 
 
+def winograd_matrices(tile: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A', G and B' for tiles of that size and a stride of 1 or 2."""
+    if stride == 1:
+        a, g, b = map(np.array, float_matrices(tile))
+        return a, g, b
+    even = strided_matrices(tile)
+    size = tile + 1  # the points of the even cells, which come first
+    a = np.hstack([even[0], np.eye(tile)])
+    g, b = np.zeros((size + tile, 3)), np.zeros((size + tile, size + tile))
+    g[:size, ::2], g[size:, 1] = even[1], 1
+    b[:size, ::2], b[size:, 1::2] = even[2], np.eye(tile)
+    return a, g, b
+
+
 def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """What bounds Winograd's rounding errors: the same matrices, x and weight, all of absolute values.
 
@@ -96,10 +110,9 @@ def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -
     shape = geometry(case)
     tiling = winograd.tiling_of(shape, np.dtype(case.dtype), op)
     tile, conv = tiling.tile, tiling.conv
-    a, g, _ = transforms(tile)
-    inputs = seen_by_tiles(
-        x.reshape(conv.images, conv.groups, -1, *x.shape[2:]), tile, tiling.grid, conv.pad[1:]
-    )
+    a, g, _ = transforms(tile, tiling.stride)
+    source = x.reshape(conv.images, conv.groups, -1, *x.shape[2:])
+    inputs = seen_by_tiles(source, tile, tiling.grid, conv.pad[1:], tiling.stride)
     taps = np.abs(weight).reshape(conv.groups, conv.group_out, conv.group_in, 3, 3)
     weights = np.einsum("ij,gkcjl,ml->gkcim", g, taps, g)
     sums = np.einsum("ngctuil,gkcil->ngktuil", inputs, weights)
@@ -125,15 +138,18 @@ def winograd_weight_magnitude(case: Conv, grad: np.ndarray, x: np.ndarray) -> tu
     return weight.reshape(-1, shape.group_in, 3, 3), shape.batch * prod(grid)
 
 
-def transforms(tile: int) -> list[np.ndarray]:
+def transforms(tile: int, stride: int = 1) -> list[np.ndarray]:
     """A', G and B', of absolute values."""
-    return [np.abs(matrix) for matrix in float_matrices(tile)]
+    return [np.abs(matrix) for matrix in winograd_matrices(tile, stride)]
 
 
-def seen_by_tiles(x: np.ndarray, tile: int, grid: Sequence[int], pad: Sequence[int]) -> np.ndarray:
+def seen_by_tiles(
+    x: np.ndarray, tile: int, grid: Sequence[int], pad: Sequence[int], stride: int = 1
+) -> np.ndarray:
     """What the tiles see of |x| (N, groups, C, H, W), transformed: the axes of tiles and points behind."""
-    b = transforms(tile)[2]
-    size = [tile * count + 2 for count in grid]
+    b = transforms(tile, stride)[2]
+    span, step = len(b), tile * stride
+    size = [step * count + span - step for count in grid]
     padded = np.zeros((*x.shape[:3], *size))
     places = []
     for cells, length, before in zip(size, x.shape[3:], pad, strict=True):
@@ -142,8 +158,8 @@ def seen_by_tiles(x: np.ndarray, tile: int, grid: Sequence[int], pad: Sequence[i
         places.append((inside[keep], np.flatnonzero(keep)))
     (to_y, from_y), (to_x, from_x) = places
     padded[..., to_y[:, None], to_x] = np.abs(x)[..., from_y[:, None], from_x]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (tile + 2, tile + 2), (3, 4))
-    return np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::tile, ::tile], b)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (span, span), (3, 4))
+    return np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::step, ::step], b)
 
 
 #: Roundings of Winograd's transforms: along two axes 6 of x, 4 of the weight and 6 of the sums, and as many

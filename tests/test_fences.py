@@ -93,6 +93,10 @@ for dtype in map(np.dtype, ("f4", "f8")):
         winograd_blocks.FEW_TILES = few
         for _ in range(2):
             convolve(2, *size(1, 40), size(4, 40), (3, 3), layout=layout, padding=1)
+    for few in (0, 10**9):
+        winograd.tiling_of = lambda shape, dtype, op: Tiling(winograd._convolution(shape, op), 4)
+        winograd_blocks.FEW_TILES = few
+        convolve(2, *size(1, 40), size(4, 40), (3, 3), stride=2, padding=1)
     winograd.tiling_of = real
     for segments, layout in product((0, 1 << 30), ("NCHW", "NHWC")):
         winograd_gradient.SEGMENT_BYTES, winograd_gradient.CHUNK_BYTES = segments, 1

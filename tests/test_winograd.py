@@ -17,10 +17,12 @@ from harness import (
     fill_forward,
     fill_input_grad,
     forward_magnitude,
+    geometry,
     input_grad_magnitude,
     reference_forward,
     reference_input_grad,
     settled,
+    winograd_matrices,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -35,7 +37,8 @@ from fastconv.algorithms import ALGORITHMS, winograd, winograd_blocks
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.winograd_blocks import Tiling
 from fastconv.jit import address_of
-from fastconv.kernels.winograd_points import POINTS, TAPS, Root2, float_matrices, matrices
+from fastconv.kernels.winograd import FORMS
+from fastconv.kernels.winograd_points import POINTS, STRIDED_POINTS, TAPS, Root2, float_matrices, matrices
 from fastconv.shapes import ConvShape, conv_shape
 
 compiled = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT: Winograd needs the compiler")
@@ -51,27 +54,37 @@ RATIONAL = {
     4: [0, 1, -1, 2, -2],
     6: [0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2)],
 }
-FIELDS: list[Any] = [(tile, [Fraction(p) for p in points]) for tile, points in RATIONAL.items()]
-FIELDS += POINTS.items()
+FIELDS: list[Any] = [(tile, [Fraction(p) for p in points], TAPS) for tile, points in RATIONAL.items()]
+FIELDS += [(tile, points, TAPS) for tile, points in POINTS.items()]
+FIELDS += [(tile, points, TAPS - 1) for tile, points in STRIDED_POINTS.items()]
 
 
 def times(matrix: list[list[Any]], vector: list[Any]) -> list[Any]:
     return [sum((a * b for a, b in zip(row, vector, strict=True)), start=0) for row in matrix]
 
 
-@pytest.mark.parametrize(("tile", "points"), FIELDS)
-def test_the_identity_holds_exactly(tile: int, points: list[Any]) -> None:
+@pytest.mark.parametrize(("tile", "points", "taps"), FIELDS)
+def test_the_identity_holds_exactly(tile: int, points: list[Any], taps: int) -> None:
     """A' [(G g) * (B' d)] is the correlation of d with g, for every d and g of units, and so for all."""
-    a, g, b = matrices(points, tile)
-    span = tile + TAPS - 1
-    for tap in range(TAPS):
+    a, g, b = matrices(points, tile, taps)
+    span = tile + taps - 1
+    for tap in range(taps):
         for place in range(span):
-            filters = times(g, [int(i == tap) for i in range(TAPS)])
+            filters = times(g, [int(i == tap) for i in range(taps)])
             inputs = times(b, [int(i == place) for i in range(span)])
             y = times(a, [f * d for f, d in zip(filters, inputs, strict=True)])
             assert [Root2() + x if isinstance(x, Root2) else x for x in y] == [
                 points[0] * 0 + int(place - tap == i) for i in range(tile)
             ]
+
+
+@pytest.mark.parametrize(("tile", "stride"), FORMS)
+def test_the_identity_of_a_stride(tile: int, stride: int) -> None:
+    a, g, b = winograd_matrices(tile, stride)
+    rng = np.random.default_rng(0)
+    taps, cells = rng.standard_normal(TAPS), rng.standard_normal(len(b))
+    expected = [taps @ cells[stride * i : stride * i + TAPS] for i in range(tile)]
+    np.testing.assert_allclose(a @ ((g @ taps) * (b @ cells)), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("tile", POINTS)
@@ -138,11 +151,13 @@ def cases(draw: st.DrawFn) -> Conv:
     size[axis] += draw(st.sampled_from([0, 20, 70]))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     volume = draw(st.sampled_from([False, False, True]))
+    stride = draw(st.sampled_from([1, 1, 2]))
     return Conv(
         (draw(st.integers(1, 3)), *size) if volume else tuple(size),
         (1, 3, 3) if volume else (3, 3),
         channels=(groups * draw(st.integers(1, 11)), groups * draw(st.integers(1, 19))),
         batch=draw(st.sampled_from([None, 1, 2, 5])),
+        stride=(1, stride, stride) if volume else stride,
         padding=((0, 0), *pads) if volume else tuple(pads),
         groups=groups,
         dtype=draw(DTYPES),
@@ -157,7 +172,17 @@ def flat(case: Conv) -> Conv:
     """The case with the planes of a volume as images, which the bound of errors is written for."""
     if case.rank == 2:
         return case
-    return replace(case, size=case.size[1:], kernel=(3, 3), padding=case.padding[1:])
+    stride = case.stride if isinstance(case.stride, int) else case.stride[1:]
+    return replace(case, size=case.size[1:], kernel=(3, 3), stride=stride, padding=case.padding[1:])
+
+
+def strided(case: Conv) -> bool:
+    return forward_convolution(geometry(case)).stride[2] == 2
+
+
+def results(case: Conv) -> list[np.ndarray]:
+    """What Winograd can compute of the case: y and, with stride 1, grad_x."""
+    return [fill_forward("winograd", case), *([] if strided(case) else [fill_input_grad("winograd", case)])]
 
 
 def check(case: Conv) -> None:
@@ -167,17 +192,19 @@ def check(case: Conv) -> None:
         expected += bias.reshape(-1, *[1] * case.rank)
     if case.relu:
         expected = np.maximum(expected, 0)
-    y, grad_x = fill_forward("winograd", case), fill_input_grad("winograd", case)
+    y, *grads = results(case)
     expected_grad = reference_input_grad(case, grad, weight)
     if case.kind == "ints":
         assert_same(settled("winograd", y), expected)
-        assert_same(settled("winograd", grad_x), expected_grad)
+        for grad_x in grads:
+            assert_same(settled("winograd", grad_x), expected_grad)
     elif case.rank == 2:
         scale, terms = forward_magnitude("winograd", case)
         if bias is not None:
             scale += np.abs(bias).reshape(-1, 1, 1)
         assert_within(y, expected, scale, terms)
-        assert_within(grad_x, expected_grad, *input_grad_magnitude("winograd", case))
+        for grad_x in grads:
+            assert_within(grad_x, expected_grad, *input_grad_magnitude("winograd", case))
 
 
 NAMED = {
@@ -190,14 +217,24 @@ NAMED = {
     "more tiles than blocks, one thread": Conv((40, 60), (3, 3), channels=(1, 9), padding=1),
     "weights in many blocks": Conv((8, 8), (3, 3), channels=(70, 9), padding=1),
     "groups whose panels are not whole": Conv((13, 14), (3, 3), channels=(6, 33), groups=3, padding=1),
+    "stride 2": Conv((30, 31), (3, 3), channels=(9, 17), stride=2, batch=2, padding=1),
+    "stride 2, a row of whole vectors": Conv((19, 257), (3, 3), channels=(3, 9), stride=2),
+    "stride 2, no tile is whole": Conv((3, 11), (3, 3), channels=(40, 9), stride=2, padding=((5, 0), (1, 4))),
     "planes of volumes": Conv((3, 7, 9), (1, 3, 3), channels=(4, 5), batch=2, padding=(0, 1, 2)),
 }
 
 
 @compiled
-@pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize("few", FEW)
-@pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
+@pytest.mark.parametrize(
+    ("case", "tile"),
+    [
+        pytest.param(case, tile, id=f"{name}-{tile}")
+        for name, case in NAMED.items()
+        for tile, stride in FORMS
+        if (stride == 2) == strided(case)
+    ],
+)
 def test_named_case(case: Conv, few: int, tile: int) -> None:
     with cut_as(tile, FEW_TILES=few):
         check(case)
@@ -209,6 +246,7 @@ def test_named_case(case: Conv, few: int, tile: int) -> None:
 @compiled
 @given(case=cases(), tile=st.sampled_from([2, 4]), blocks=BLOCKS)
 def test_agrees_with_reference(case: Conv, tile: int, blocks: dict[str, int]) -> None:
+    tile = 4 if strided(case) else tile
     with cut_as(tile, **blocks):
         check(case)
 
@@ -217,10 +255,11 @@ def test_agrees_with_reference(case: Conv, tile: int, blocks: dict[str, int]) ->
 @given(case=cases(), tile=st.sampled_from([2, 4]), blocks=BLOCKS)
 @example(Conv((14, 14), (3, 3), channels=(64, 64), padding=1), 4, {"FEW_TILES": 0})
 def test_same_bits_whatever_threads_and_blocks(case: Conv, tile: int, blocks: dict[str, int]) -> None:
+    tile = 4 if strided(case) else tile
     with cut_as(tile), fastconv.num_threads(1):
-        one = fill_forward("winograd", case), fill_input_grad("winograd", case)
+        one = results(case)
     with cut_as(tile, **blocks):
-        other = fill_forward("winograd", case), fill_input_grad("winograd", case)
+        other = results(case)
     for first, second in zip(one, other, strict=True):
         assert_same_bits(first, second)
 
@@ -241,16 +280,16 @@ def test_not_finite_numbers_stay_in_their_tiles(value: float) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("tile", "stride"), FORMS)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_prepacked_weight(tile: int, groups: int) -> None:
+def test_prepacked_weight(tile: int, stride: int, groups: int) -> None:
     """Transformed once and kept: the same bits."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 10, 21, 30)).astype(np.float32)
     weight = rng.standard_normal((22, 10 // groups, 3, 3)).astype(np.float32)
-    shape = conv_shape("conv2d", 2, x.shape, weight.shape, 1, 1, 1, groups, "NCHW")
+    shape = conv_shape("conv2d", 2, x.shape, weight.shape, stride, 1, 1, groups, "NCHW")
     tiling = Tiling(forward_convolution(shape), tile)
-    y = np.empty((2, 3, 22, 21, 30), np.float32)
+    y = np.empty((2, 3, 22, *shape.output[1:]), np.float32)
     winograd_blocks.prepare(tiling, FLOAT32, False, 2).run(x, weight, None, y[0])
     packing = tiling.packing(FLOAT32)
     memory = np.empty(packing.size, np.uint8)
@@ -295,8 +334,9 @@ LAYERS = [
 def test_scratch_is_bounded(layer: tuple[int, ...], dtype: str) -> None:
     n, c, h, k = layer
     shape = conv_shape("conv2d", 2, (n, c, h, h), (k, c, 3, 3), 1, 1, 1, 1, "NCHW")
-    for conv in (forward_convolution(shape), *input_grad_convolutions(shape)):
-        for tile in (2, 4):
+    halved = conv_shape("conv2d", 2, (n, c, h, h), (k, c, 3, 3), 2, 1, 1, 1, "NCHW")
+    for conv in (forward_convolution(shape), *input_grad_convolutions(shape), forward_convolution(halved)):
+        for tile in (2, 4) if conv.stride[2] == 1 else (4,):
             tiling = Tiling(conv, tile)
             with fastconv.num_threads(1):
                 run = winograd_blocks.prepare(tiling, np.dtype(dtype), False, 1)
@@ -326,9 +366,9 @@ def scratch(size):
 winograd_blocks.scratch = scratch
 rng = np.random.default_rng(0)
 for number in range(60):
-    dtype, tile = ("f4", "f8")[number % 2], (2, 4)[number // 2 % 2]
+    dtype, (tile, stride) = ("f4", "f8")[number % 2], ((2, 1), (4, 1), (4, 2))[number // 2 % 3]
     winograd.tiling_of = lambda shape, dtype, op: Tiling(winograd._convolution(shape, op), tile)
-    winograd_blocks.FEW_TILES = (0, 4, 10**9)[number % 3]
+    winograd_blocks.FEW_TILES = (0, 4, 10**9)[number // 6 % 3]
     winograd_blocks.INPUT_BYTES = 10 ** rng.integers(3, 7)
     groups = rng.integers(1, 3)
     c, k = groups * rng.integers(1, 40), groups * rng.integers(1, 20)
@@ -336,7 +376,7 @@ for number in range(60):
     size = 3 + rng.integers(0, 20), 3 + rng.integers(0, 90)
     x = rng.standard_normal((rng.integers(1, 4), c, *size)).astype(dtype)
     weight = rng.standard_normal((k, c // groups, 3, 3)).astype(dtype)
-    shape = run.geometry("conv2d", 2, x.shape, weight.shape, 1, padding.tolist(), 1, int(groups), "NCHW")
+    shape = run.geometry("conv2d", 2, x.shape, weight.shape, stride, padding.tolist(), 1, int(groups), "NCHW")
     grad = rng.standard_normal(run.y_shape(shape, 4)).astype(dtype)
     bias = rng.standard_normal(k).astype(dtype)
     for at_end in (True, False):
@@ -350,7 +390,8 @@ for number in range(60):
                 fw = lift_weight(fenced(weight, at_end), 2, "NCHW")
                 algorithm = ALGORITHMS["winograd"]
                 algorithm.forward(arrays[0], fw, fenced(bias, at_end), False, arrays[2], shape)
-                algorithm.input_grad(arrays[1], fw, arrays[3], shape)
+                if stride == 1:
+                    algorithm.input_grad(arrays[1], fw, arrays[3], shape)
 print("done")
 """
 
@@ -364,7 +405,7 @@ def test_stays_in_its_arrays_and_its_workspace() -> None:
 # --- what runs ----------------------------------------------------------------------------------
 
 
-def shape_of(*sizes: int, kernel: Any = (3, 3), stride: int = 1, dilation: int = 1, **more: Any) -> ConvShape:
+def shape_of(*sizes: int, kernel: Any = (3, 3), stride: Any = 1, dilation: int = 1, **more: Any) -> ConvShape:
     n, c, h, k = sizes
     groups = more.get("groups", 1)
     x, weight = (n, c, h, h), (k, c // groups, *kernel)
@@ -381,7 +422,11 @@ def test_refusals_say_why() -> None:
     assert refusal() == refusal(op="input_grad") == ""
     assert "3 x 3" in refusal(kernel=(3, 1))
     assert "3 x 3" in refusal(kernel=(5, 5))
-    assert "stride 1" in refusal(stride=2)
+    assert refusal(stride=2) == ""
+    assert "forward pass" in refusal(stride=2, op="input_grad")
+    assert "channels-first" in refusal(stride=2, layout="NHWC")
+    assert "stride 1 or 2" in refusal(stride=3)
+    assert "stride 1 or 2" in refusal(stride=(1, 2))
     assert "dilation 1" in refusal(dilation=2)
     assert refusal(layout="NHWC") == ""
     assert refusal(layout="NHWC", op="input_grad") == ""
@@ -413,6 +458,16 @@ def test_what_auto_chooses(op: str) -> None:
     assert "too short" in depthwise.rejected["winograd"]
 
 
+@compiled
+def test_what_auto_chooses_with_stride_2() -> None:
+    def chosen(n: int, c: int, h: int, k: int) -> str:
+        return fastconv.explain((n, c, h, h), (k, c, 3, 3), stride=2, padding=1).algorithm
+
+    assert chosen(4, 128, 56, 128) == chosen(4, 512, 14, 512) == "winograd"
+    assert chosen(32, 16, 112, 32) != "winograd"  # too few channels
+    assert chosen(1, 512, 14, 512) != "winograd"  # no vector of tiles is full
+
+
 def test_tiles_fit_the_map() -> None:
     assert winograd.tiling_of(shape_of(4, 64, 56, 64), FLOAT32, "forward").tile == 4
     assert winograd.tiling_of(shape_of(1, 512, 2, 512), FLOAT32, "forward").tile == 2
@@ -423,6 +478,8 @@ def test_explain_tells_tiles_and_tasks() -> None:
     text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1))
     for word in ("winograd", "F(4 x 4, 3 x 3)", "36 products", "tiles", "tasks", "workspace", "before"):
         assert word in text
+    text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 3, 3), stride=2, padding=1))
+    assert "of stride 2: 81 products" in text
     assert "when used" in str(fastconv.explain((1, 512, 14, 14), (512, 512, 3, 3), padding=1))
 
 

@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering: 3 x 3 kernels with 36 products for 16 outputs instead of 144."""
+"""Winograd's minimal filtering: 3 x 3 kernels with 36 products for 16 outputs, with stride 2 81, not 144."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FEW_CHANNELS = 4
 #: Nor with fewer than this in groups: with 8 in each of 32, 0.7 to 1.2 times.
 MANY_CHANNELS = 12
 
-# What "auto" goes by with channels first: multiply-adds of a vector, and how many take as long as the rest of
+# What "auto" goes by with channels first and stride 1: multiply-adds of a vector, and how many take as long as the rest of
 # the work. Fitted to 7,000 measurements: maps of 3 to 56 cells a side, 2 to 24 channels, up to 32 groups.
 # What is chosen takes 1 to 2 % longer on average than the better of this and direct convolution, on one
 # thread and on two. The number of threads has no part in it, so that results do not depend on it.
@@ -44,7 +44,7 @@ START_CYCLES = 15_000
 #: Direct convolution: copying a vector of x.
 DIRECT_COPY_CYCLES = 8
 
-# With channels last, measured against implicit GEMM on 2 cores with AVX-512, maps of 1 to 224 cells a side.
+# Otherwise, measured against implicit GEMM on 2 cores with AVX-512, maps of 1 to 224 cells a side.
 # From MANY_CHANNELS on their products outweigh the transforms: 1.0 to 4 times as fast.
 #: With fewer, output channels for each input channel: up to here 0.9 to 1.8 times as fast, beyond, where
 #: each sum has too few products for its transform, 0.5 to 1.3 times.
@@ -54,6 +54,11 @@ LEAST_FLOPS = 3_000_000
 #: How many times fewer multiplications it must need. One image of 7 x 7 cells has 2.2 times fewer, and is
 #: done 1.9 times as fast; one of 4 x 4 has 1.8 times more.
 LEAST_SAVING = 1.5
+#: The same with stride 2, whose products are at best 1.8 times fewer: 14 x 14 outputs, with 1.4 times fewer,
+#: are done 1.0 to 1.3 times as fast, 28 x 28 1.2 to 1.4 times.
+LEAST_STRIDED_SAVING = 1.3
+#: Input channels from which on stride 2 is worth it: 1.0 to 1.5 times as fast; with 16 0.9 to 1.0 times.
+STRIDED_CHANNELS = 24
 #: How many products it takes as long as to transform a sum back. One image of 7 x 7 cells is 1.1 to 2.3 times
 #: as fast; but implicit GEMM of channels last has no such end, and is as fast or 1.2 times as fast there.
 FINISH_PRODUCTS = {"NCHW": 60, "NHWC": 200}
@@ -74,13 +79,18 @@ def tiling_of(shape: ConvShape, dtype: np.dtype, op: str) -> Tiling:
     quarter of a vector, or 16 of 2 x 2, a whole one: 1.3 instead of 2.7 ms with 512 channels.
     """
     conv = _convolution(shape, op)
-    return min((Tiling(conv, tile) for tile in (2, 4)), key=lambda tiling: _products(tiling, shape, dtype))
+    tiles = (2, 4) if conv.stride[2] == 1 else (4,)
+    return min((Tiling(conv, tile) for tile in tiles), key=lambda tiling: _products(tiling, shape, dtype))
 
 
 def _products(tiling: Tiling, shape: ConvShape, dtype: np.dtype) -> int:
-    """Multiplications for each pair of channels, of vectors of tiles, or with channels last rows of tiles."""
-    together = ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
-    return tiling.points * -(-tiling.tiles // together)
+    """Multiplications for each pair of channels, of as many tiles at a time as are done together."""
+    return tiling.points * -(-tiling.tiles // _together(shape, dtype))
+
+
+def _together(shape: ConvShape, dtype: np.dtype) -> int:
+    """Tiles of a vector, or with channels last rows of the micro-kernel."""
+    return ROWS if shape.layout == "NHWC" else LANES[8 * dtype.itemsize]
 
 
 def _cycles(tiling: Tiling, dtype: np.dtype) -> float:
@@ -99,7 +109,7 @@ def _direct_cycles(conv: Convolution, dtype: np.dtype) -> float:
     return conv.groups * vectors * conv.group_in * cell
 
 
-def _channels_last_drawback(tiling: Tiling, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
+def _drawback_by_tiles(tiling: Tiling, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
     conv = tiling.conv
     if conv.group_in < MANY_CHANNELS and conv.group_out > MOST_OUTPUTS * conv.group_in:
         return f"sums over {conv.group_in} channels are too short to pay for the transforms"
@@ -107,7 +117,9 @@ def _channels_last_drawback(tiling: Tiling, shape: ConvShape, dtype: np.dtype, o
         return f"it would compute {ROWS} input channels where there are {conv.group_out}"
     if conv.flops < LEAST_FLOPS:
         return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
-    if conv.taps * -(-conv.images * conv.pixels // ROWS) < LEAST_SAVING * _products(tiling, shape, dtype):
+    direct = conv.taps * -(-conv.images * conv.pixels // _together(shape, dtype))
+    saving = LEAST_STRIDED_SAVING if tiling.stride == 2 else LEAST_SAVING
+    if direct < saving * _products(tiling, shape, dtype):
         return f"tiles of {tiling.tile} x {tiling.tile} cells do not fit {conv.output[1:]} well"
     return None
 
@@ -151,8 +163,10 @@ class Winograd(Algorithm):
             return "of channels-last arrays it does those without groups only"
         if shape.kernel != (1, 3, 3):
             return "it is made for kernels of 3 x 3 cells"
-        if shape.stride != (1, 1, 1) or shape.dilation[1:] != (1, 1):
-            return "it is made for stride 1 and dilation 1"
+        if shape.stride not in ((1, 1, 1), (1, 2, 2)) or shape.dilation[1:] != (1, 1):
+            return "it is made for stride 1 or 2, and dilation 1"
+        if shape.stride[2] == 2 and (op != "forward" or shape.layout == "NHWC"):
+            return "with stride 2 it does the forward pass of channels-first arrays only"
         if shape.pad_before[0] or shape.pad_after[0]:
             return "it pads height and width only"
         if shape.is_empty:
@@ -174,10 +188,13 @@ class Winograd(Algorithm):
             return _drawback_of_gradient(shape, dtype)
         tiling = tiling_of(shape, dtype, op)
         channels = tiling.conv.group_in
-        if channels < (FEW_CHANNELS if shape.groups == 1 else MANY_CHANNELS):
+        least = (
+            STRIDED_CHANNELS if tiling.stride == 2 else FEW_CHANNELS if shape.groups == 1 else MANY_CHANNELS
+        )
+        if channels < least:
             return f"sums over {channels} channels are too short to pay for the transforms"
-        if shape.layout == "NHWC":
-            return _channels_last_drawback(tiling, shape, dtype, op)
+        if shape.layout == "NHWC" or tiling.stride == 2:
+            return _drawback_by_tiles(tiling, shape, dtype, op)
         own, direct = _cycles(tiling, dtype), _direct_cycles(tiling.conv, dtype)
         if own > direct:
             return f"with the transforms it takes {own / direct:.2g} times the multiply-adds of doing without"
@@ -198,7 +215,8 @@ class Winograd(Algorithm):
             return winograd_gradient.details(shape, dtype.itemsize)
         tiling = tiling_of(shape, dtype, op)
         tile = tiling.tile
-        name = f"F({tile} x {tile}, 3 x 3): {tiling.points} products for {tile**2} x 9"
+        stride = " of stride 2" if tiling.stride == 2 else ""
+        name = f"F({tile} x {tile}, 3 x 3){stride}: {tiling.points} products for {tile**2} x 9"
         if shape.layout == "NHWC":
             parts = winograd_channels.cut(tiling, dtype, tasks_of(tiling))
             return {

@@ -15,17 +15,23 @@ from fastconv.kernels import winograd as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
 from fastconv.kernels.winograd_points import TAPS
-from fastconv.kernels.winograd_transforms import cells_of_piece, room_of_piece, tiles_of_piece
+from fastconv.kernels.winograd_transforms import cells_of_piece, room_of_piece, span_of, tiles_of_piece
 from fastconv.threads import Prepared, task_count
 
 #: With no more tiles than this part of the output channels the threads share the latter.
 FEW_TILES = 4
 #: Then all tiles and all sums are kept at once, in no more bytes than these.
 FEW_BYTES = 16 << 20
-#: Otherwise, bytes of the inputs of a task's tiles.
+#: Otherwise, tiles of a block: each weight that comes from L3 or memory is used for so many. With 24 of them
+#: float64 takes 1.04 to 1.2 times as long, the longest with 256 channels, whose weights are 18 MiB.
+BLOCK_TILES = 48
+#: Weights of no more bytes stay in L2, and blocks are as wide as the micro-kernel.
+NEAR_BYTES = 256 << 10
+#: Bytes of the inputs of a task's tiles.
 TASK_BYTES = 6 << 20
-#: With few tiles, bytes of their inputs that are multiplied with one panel after the other, from L2.
-INPUT_BYTES = 384 << 10
+#: With few tiles, bytes of their inputs that are multiplied with one panel after the other, from L2. For 64
+#: tiles of float64 384 KiB would be 22 channels, too few to pay for loading and storing the sums: 1.06.
+INPUT_BYTES = 640 << 10
 #: Bytes of the sums that wait to be transformed.
 SUM_BYTES = 256 << 10
 #: Unused bytes between the scratch memories of two tasks. A core that stores tiles far apart fetches lines
@@ -35,10 +41,14 @@ APART_BYTES = 512 << 10
 
 
 class Points(NamedTuple):
-    """A weight transformed for tiles of `tile` x `tile` cells; a `Packing`."""
+    """A weight transformed for tiles of `tile` x `tile` cells; a `Packing`.
+
+    Of stride 2 it has fewer points than the inputs: those of the odd cells have one factor.
+    """
 
     dtype: np.dtype
     tile: int
+    stride: int
     groups: int
     group_in: int
     group_out: int
@@ -59,9 +69,14 @@ class Points(NamedTuple):
         return odd_lines(self.panels * self.panel_bytes)
 
     @property
+    def points(self) -> int:
+        """Different factors of a pair of channels."""
+        return (self.tile + TAPS - 1) ** 2
+
+    @property
     def size(self) -> int:
         """Bytes."""
-        return (self.tile + TAPS - 1) ** 2 * self.point_bytes
+        return self.points * self.point_bytes
 
     @property
     def flipped(self) -> bool:
@@ -105,7 +120,7 @@ def taps_bytes(dtype: np.dtype) -> int:
 @lru_cache(maxsize=4096)
 def _prepare_pack(points: Points, tasks: int) -> Prepared:
     return Prepared(
-        kernels.PACK_WEIGHT[points.tile],
+        kernels.PACK_WEIGHT[points.tile, points.stride],
         points.dtype,
         tasks,
         "weight packed scratch",
@@ -126,8 +141,12 @@ class Tiling(NamedTuple):
     tile: int
 
     @property
+    def stride(self) -> int:
+        return self.conv.stride[2]
+
+    @property
     def points(self) -> int:
-        return (self.tile + TAPS - 1) ** 2
+        return span_of(self.tile, self.stride) ** 2
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -147,7 +166,7 @@ class Tiling(NamedTuple):
     def packing(self, dtype: np.dtype) -> Points:
         """The form of the transformed weight."""
         conv = self.conv
-        return Points(dtype, self.tile, conv.groups, conv.group_in, conv.group_out, conv.weights)
+        return Points(dtype, self.tile, self.stride, conv.groups, conv.group_in, conv.group_out, conv.weights)
 
 
 class Blocks(NamedTuple):
@@ -184,11 +203,14 @@ class Blocks(NamedTuple):
 def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     """Sizes of the blocks of a convolution in `tasks` tasks."""
     conv, points, itemsize = tiling.conv, tiling.points, dtype.itemsize
+    packing = tiling.packing(dtype)
     lanes = LANES[8 * itemsize]
     channels = conv.groups * conv.group_in
     vectors = -(-tiling.tiles // lanes)
     kept = points * vectors * lanes * itemsize * (channels + tiling.panels * ROWS)
-    few = FEW_TILES * tiling.tiles <= conv.groups * conv.group_out or vectors < tasks <= tiling.panels
+    # with stride 2 the inputs have more points than the weights
+    part = FEW_TILES * tiling.tiles * points // packing.points
+    few = part <= conv.groups * conv.group_out or vectors < tasks <= tiling.panels
     few = few and kept <= FEW_BYTES
     room = TASK_BYTES // (points * channels * lanes * itemsize)
     if few:
@@ -200,30 +222,30 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int) -> Blocks:
     else:
         tile_tasks, panel_tasks = min(tasks, vectors), 1
         most = -(-vectors // tile_tasks)
-        block_tiles = -(-most // -(-most // max(1, min(VECTORS, room)))) * lanes
+        wide = VECTORS if packing.size <= NEAR_BYTES else BLOCK_TILES // lanes
+        block_tiles = -(-most // -(-most // max(1, min(wide, room)))) * lanes
         block_channels = conv.group_in
         block_panels = max(1, SUM_BYTES // (ROWS * points * block_tiles * itemsize))
         block_panels = -(-conv.panels // -(-conv.panels // block_panels))
 
-    packing = tiling.packing(dtype)
     packed_point, packed_panel = packing.point_bytes, packing.panel_bytes
     if few:
         packed_panel = block_channels * ROWS * itemsize
         packed_point = odd_lines(block_panels * packed_panel)
     input_channel = block_tiles * itemsize
     input_point = odd_lines(channels * input_channel)
-    strip = odd_lines((block_tiles + room_of_piece(lanes, tiling.tile)) * itemsize)
+    strip = odd_lines((block_tiles + room_of_piece(lanes, tiling.tile, tiling.stride)) * itemsize)
     sum_row = odd_lines(points * input_channel)
     sum_panel = ROWS * sum_row
     waiting = block_panels if block_channels == conv.group_in else -(-tiling.panels // panel_tasks)
     rows_of_tiles = block_tiles // tiling.grid[1] + 2
-    pieces = block_tiles // tiles_of_piece(lanes, tiling.tile) + rows_of_tiles
+    pieces = block_tiles // tiles_of_piece(lanes, tiling.tile, tiling.stride) + rows_of_tiles
     sizes = (
-        cells_of_piece(lanes) * itemsize,
+        cells_of_piece(lanes, tiling.stride) * itemsize,
         points * strip,
         0 if few else points * input_point,
         taps_bytes(dtype) if few else 0,
-        points * packed_point if few else 0,
+        packing.points * packed_point if few else 0,
         waiting * sum_panel + 64,  # and a real that stands for no bias, before the results
         ROWS * tiling.tile**2 * lanes * itemsize,
         block_channels * 8,
@@ -317,7 +339,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     There is no transformed weight with few tiles, which take longer to wait for it than to transform the
     weight itself: with 512 channels of 14 x 14 cells 4.4 ms instead of 2.5.
     """
-    conv, tile = tiling.conv, tiling.tile
+    conv, form = tiling.conv, (tiling.tile, tiling.stride)
     blocks, packing = cut(tiling, dtype, tasks), tiling.packing(dtype)
     assert not (packed and blocks.fused)
     depth, height, width = conv.input
@@ -355,7 +377,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     if blocks.fused:
         channels = conv.groups * conv.group_in
         transforming = task_count(tiling.points * channels * tiling.tiles, channels)
-        transform = Prepared(kernels.TRANSFORM_INPUT[tile], dtype, transforming, addresses, **params)
+        transform = Prepared(kernels.TRANSFORM_INPUT[form], dtype, transforming, addresses, **params)
         inputs_bytes = tiling.points * blocks.input_point
         computing_bytes = max(computing, transforming) * scratch_bytes
     else:
@@ -369,7 +391,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     return Run(
         pack,
         transform,
-        Prepared(kernels.FORWARD[tile], dtype, computing, addresses, **params),
+        Prepared(kernels.FORWARD[form], dtype, computing, addresses, **params),
         packing.first,
         conv.y.first * dtype.itemsize,
         at_inputs,

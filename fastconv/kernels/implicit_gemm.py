@@ -208,7 +208,8 @@ def fill_rows(p, runs, run_count, first_channel, channels, rows, zero):
                     inside = 0 <= iz < p.depth and 0 <= iy < p.height
                     source = runs[run] * p.x_n + c * p.x_c + iz * p.x_z + iy * p.x_y
                     target = c * p.channel_size + kz * p.plane_size + row * p.row_size
-                    for phase in range(p.stride_x):
+                    # a narrow kernel reads the first phases only
+                    for phase in range(min(p.stride_x, (p.kernel_x - 1) * p.dilation_x + 1)):
                         fill_phase(
                             rows + (target + phase * p.phase_size) * size,
                             first_channel + source * size,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from fastconv.jit import inlined
 from fastconv.kernels import simd
-from fastconv.kernels.simd import take
+from fastconv.kernels.simd import LINE, take
+
+
+@inlined
+def prefetch_rows(source, row_bytes, rows, count):
+    """Have the first `count` bytes of each row brought near; memory that is not there will do."""
+    for row in range(rows):
+        for line in range(0, count, LINE):
+            simd.prefetch(source + row * row_bytes + line)
 
 
 @inlined

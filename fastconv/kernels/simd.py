@@ -43,6 +43,8 @@ REGISTERS = 32 if FEATURES & {"avx512f", "neon"} else 16
 HAS_FMA = bool(FEATURES & {"fma", "neon"})
 #: Elements in a vector, by their bits.
 LANES = {bits: REGISTER_BYTES * 8 // bits for bits in (8, 16, 32, 64)}
+#: Bytes of a cache line: 128 on a few CPUs, where a prefetch too many costs little.
+LINE = 64
 
 
 # --- the types ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ an odd part; columns of A' likewise. That makes 12 operations of a product with 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -20,34 +21,44 @@ from numba.extending import intrinsic, models, register_model
 
 from fastconv.kernels.microkernel import ROWS
 from fastconv.kernels.simd import HAS_FMA, Vector, masked_store, perfect_shuffle
-from fastconv.kernels.winograd_points import TAPS, float_matrices
+from fastconv.kernels.winograd_points import TAPS, float_matrices, strided_matrices
 
 _WORD = ir.IntType(64)
 _I32 = ir.IntType(32)
 
 
-def cells_of_piece(lanes: int) -> int:
+def cells_of_piece(lanes: int, stride: int = 1) -> int:
     """Cells of a row of x that `split_rows` cuts at once: two vectors, unless those are very short."""
-    return max(2 * lanes, 16)
+    return max(2 * lanes, 16 * stride)
 
 
-def tiles_of_piece(lanes: int, tile: int) -> int:
+def span_of(tile: int, stride: int) -> int:
+    """Cells that a tile reads along an axis, and points that it has there."""
+    return (tile - 1) * stride + TAPS
+
+
+def tiles_of_piece(lanes: int, tile: int, stride: int = 1) -> int:
     """Tiles whose rows lie within such a piece."""
-    return (cells_of_piece(lanes) - tile - TAPS + 1) // tile + 1
+    return (cells_of_piece(lanes, stride) - span_of(tile, stride)) // (tile * stride) + 1
 
 
-def room_of_piece(lanes: int, tile: int) -> int:
+def room_of_piece(lanes: int, tile: int, stride: int = 1) -> int:
     """Tiles that `split_rows` stores; beyond `tiles_of_piece` with arbitrary numbers."""
-    return cells_of_piece(lanes) // tile
+    return cells_of_piece(lanes, stride) // (tile * stride)
 
 
 class Form(types.Type):
-    """F(tile x tile, TAPS x TAPS) on vectors of a dtype."""
+    """F(tile x tile, TAPS x TAPS) of a stride, 1 or 2, on vectors of a dtype."""
 
-    def __init__(self, tile: int, bits: int) -> None:
-        self.tile, self.vector = tile, Vector("real", bits)
-        self.span = tile + TAPS - 1
-        super().__init__(name=f"winograd({tile}, {self.vector.name})")
+    def __init__(self, tile: int, bits: int, stride: int = 1) -> None:
+        self.tile, self.stride, self.vector = tile, stride, Vector("real", bits)
+        self.span = span_of(tile, stride)
+        super().__init__(name=f"winograd({tile}, {stride}, {self.vector.name})")
+
+    @property
+    def matrices(self) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+        """A', G and B'; with stride 2 of the even cells."""
+        return float_matrices(self.tile) if self.stride == 1 else strided_matrices(self.tile)
 
 
 @register_model(Form)
@@ -67,6 +78,19 @@ def form_of(typingctx: Any, tile: Any, bits: Any) -> Any:
         return ir.Constant(ir.IntType(8), 0)
 
     return form(tile, bits), codegen
+
+
+@intrinsic(prefer_literal=True)
+def strided_form_of(typingctx: Any, tile: Any, stride: Any, bits: Any) -> Any:
+    """`form_of` with a stride, a constant, too."""
+    if not all(isinstance(argument, types.IntegerLiteral) for argument in (tile, stride, bits)):
+        return None
+    form = Form(tile.literal_value, bits.literal_value, stride.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(8), 0)
+
+    return form(tile, stride, bits), codegen
 
 
 # --- straight-line code -------------------------------------------------------------------------
@@ -213,6 +237,20 @@ class Code:
         factors = list(zip(*(column for column, _ in folded), strict=True))
         return [self.sum(row, [value for _, value in folded]) for row in factors]
 
+    def rows_of(self, form: Form, matrix: list[list[float]], values: Sequence[Any]) -> list[Any]:
+        """`rows`; with stride 2 that of the even values, and the odd ones as they are."""
+        if form.stride == 1:
+            return self.rows(matrix, values)
+        return [*self.rows(matrix, values[::2]), *values[1::2]]
+
+    def columns_of(self, form: Form, matrix: list[list[float]], values: Sequence[Any]) -> list[Any]:
+        """`columns`; with stride 2 that of the first values, plus the others."""
+        count = len(matrix[0])
+        results = self.columns(matrix, values[:count])
+        if form.stride == 1:
+            return results
+        return [self.plus(result, value, 1) for result, value in zip(results, values[count:], strict=True)]
+
 
 _Product = Callable[[list[list[float]], Sequence[Any]], list[Any]]
 
@@ -253,24 +291,24 @@ def split_rows(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, row_bytes, first_row, height, low, high, zeros, target, strip_bytes = args[:9]
         code, span = Code(builder, form.vector), form.span
-        matrix = float_matrices(form.tile)[2]
+        matrix = form.matrices[2]
         rows = []
         for a in range(span):
             number = builder.add(first_row, ir.Constant(_WORD, a))
             # one comparison: a negative number is a very large one
             inside = builder.icmp_unsigned("<", number, height)
             rows.append(builder.select(inside, code.moved(source, row_bytes, a), zeros))
-        cells = cells_of_piece(code.lanes)
+        cells = cells_of_piece(code.lanes, form.stride)
         parts: list[list[Any]] = []  # by part of the piece and row
         for first in range(0, cells, code.lanes):
             mask = code.mask(first, low, high)
             offset = ir.Constant(_WORD, first * code.size)
-            parts.append(
-                code.rows(matrix, [code.load_masked(builder.add(row, offset), mask) for row in rows])
-            )
+            loaded = [code.load_masked(builder.add(row, offset), mask) for row in rows]
+            parts.append(code.rows_of(form, matrix, loaded))
         for a in range(span):
             for b in range(span):
-                places = [form.tile * u + b for u in range(room_of_piece(code.lanes, form.tile))]
+                room = room_of_piece(code.lanes, form.tile, form.stride)
+                places = [form.tile * form.stride * u + b for u in range(room)]
                 strip = code.pick([part[a] for part in parts], [min(place, cells - 1) for place in places])
                 code.store(strip, code.moved(target, strip_bytes, a * span + b))
         return context.get_dummy_value()
@@ -289,10 +327,10 @@ def transform_strips(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, strip_bytes, target, point_bytes = args[:4]
         code, span = Code(builder, form.vector), form.span
-        matrix = float_matrices(form.tile)[2]
+        matrix = form.matrices[2]
         for a in range(0, span * span, span):
             row = [code.load(code.moved(source, strip_bytes, a + b)) for b in range(span)]
-            for b, value in enumerate(code.rows(matrix, row)):
+            for b, value in enumerate(code.rows_of(form, matrix, row)):
                 code.store(value, code.moved(target, point_bytes, a + b))
         return context.get_dummy_value()
 
@@ -303,7 +341,10 @@ def transform_strips(
 def transform_taps(
     typingctx: Any, source: Any, tap_bytes: Any, target: Any, point_bytes: Any, form: Any
 ) -> Any:
-    """G g G' of the filters of ROWS output channels, which lie beside each other."""
+    """G g G' of the filters of ROWS output channels, which lie beside each other.
+
+    With stride 2 all points of the odd cells have one factor, which comes last, once.
+    """
     if not isinstance(form, Form):
         return None
 
@@ -313,7 +354,7 @@ def transform_taps(
         taps = [
             [code.load(code.moved(source, tap_bytes, TAPS * i + j)) for j in range(TAPS)] for i in range(TAPS)
         ]
-        result = both_axes(code.rows, float_matrices(form.tile)[1], taps)
+        result = both_axes(partial(code.rows_of, form), form.matrices[1], taps)
         for place, value in enumerate(value for row in result for value in row):
             code.store(value, code.moved(target, point_bytes, place))
         return context.get_dummy_value()
@@ -348,7 +389,7 @@ def transform_sums(
             for a in range(span)
         ]
         shift, bound = code.splat_at(bias), code.splat(least)
-        for i, row in enumerate(both_axes(code.columns, float_matrices(form.tile)[0], sums)):
+        for i, row in enumerate(both_axes(partial(code.columns_of, form), form.matrices[0], sums)):
             vectors = []
             for value in row:
                 value = builder.fadd(value, shift)
