@@ -154,7 +154,7 @@ class Winograd(Algorithm):
     def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
         tiling = tiling_of(shape, dtype, "forward")
         if shape.layout == "NHWC":
-            return winograd_channels.filters_of(tiling, dtype)
+            return winograd_channels.packing(tiling, dtype, tasks_of(tiling))
         fused = winograd_blocks.cut(tiling, dtype, tasks_of(tiling)).fused
         return None if fused else tiling.packing(dtype)
 
