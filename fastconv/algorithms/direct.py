@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms import direct_channels
 from fastconv.algorithms.base import Algorithm, Bound
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
@@ -170,16 +171,17 @@ class Direct(Algorithm):
     def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if DISABLED:
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
-        if shape.layout != "NCHW":
-            return "it reads channels-first arrays only"
         if op == "weight_grad":
             return "it has no weight gradient"
+        if shape.layout == "NHWC" and (op != "forward" or shape.groups > 1):
+            return "of channels-last arrays it does the forward pass without groups only"
         if shape.input[0] != 1 or shape.kernel[0] != 1 or shape.output[0] != 1 or shape.pad_before[0] != 0:
             return "it has no third axis"
         if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
             return None
+        room_cut = direct_channels.cut if shape.layout == "NHWC" else cut
         for conv in _convolutions(shape, op):
-            if cut(conv, dtype.itemsize, 1).scratch_bytes > SCRATCH_BYTES:
+            if room_cut(conv, dtype.itemsize, 1).scratch_bytes > SCRATCH_BYTES:
                 return f"a group this wide needs more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
 
@@ -230,7 +232,8 @@ class Direct(Algorithm):
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound:
         conv = forward_convolution(shape)
-        return prepare(conv, dtype, relu, _tasks(conv)).run
+        room_prepare = direct_channels.prepare if shape.layout == "NHWC" else prepare
+        return room_prepare(conv, dtype, relu, _tasks(conv)).run
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
