@@ -2,38 +2,38 @@
 
     y[pixel, k] = sum over (ky, kx, c) of x[at pixel + tap, c] * weight[ky, kx, c, k]
 
-is computed by tiles of ROWS pixels by some vectors of output channels, held in registers. What the kernel's
-cells see from a pixel lies at the same distances from what the first one sees, whatever the pixel, in a copy of
-some rows of x between zeros. So a table of these distances serves all pixels, and one loop goes through all
-cells and channels, where `fastconv.kernels.channels_last` has one for each cell. With one channel that
-loop has 9 steps instead of 3 times 3.
+What the cells of the kernel see from a pixel lies at the same distances from what the first one sees, whatever
+the pixel, in a copy of some rows of x between zeros. So a table of these distances serves all pixels, and one
+loop goes through all cells and channels, where `fastconv.kernels.channels_last` has one for each cell:
 
-With so few output channels that they fill no more than half of a vector, each has those of two neighbouring
-pixels.
-
-    packed  <- weight, a panel of vectors of output channels after the other
     for each image and block of rows of output cells
         rows    <- the rows of x that the block reads, between zeros: in the cache
-        for each panel
-            for each tile of pixels, which may lie in several rows
-                tile of y = rows x packed
+        for each panel of vectors of output channels
+            for each tile of ROWS pixels, which may lie in several rows
+                tile of y = rows x weight, packed by panels             in registers
+
+Of one input channel the pixels of a row are neighbours, as they are channels first, and may lie on the lanes.
+That is done where the output channels are as few as NARROW, which would leave lanes empty:
+
+        for each tile of vectors of pixels, one row of `rows` after the other, with what is between them
+            tile of y = weight x rows, transposed in registers          those between rows are not stored
 
 A unit is a block. The order of additions is that of (ky, kx, c), whatever the blocks and the tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from typing import Any
 
 from numba import types
 from numba.extending import intrinsic
 
-from fastconv.jit import Kernel, fields, inlined, ints, kernel, record
+from fastconv.jit import fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import ROWS, VECTORS, Tile
-from fastconv.kernels.simd import LANES, Vector, first_lanes, masked_store, splat_value, take
+from fastconv.kernels.simd import LANES, REGISTERS, Vector, perfect_shuffle, take
+from fastconv.kernels.writer import Writer
 
 FORWARD = record(
     # addresses; bias is 0 where there is none
@@ -48,91 +48,140 @@ FORWARD = record(
     "at_rows at_packed at_bias at_offsets at_places at_unread"
 )
 
-#: Entries of the table of a block's pixels: where it is read, and written, in bytes; and of how many lanes.
-PLACES = 3
+#: Entries of the tables: of a pixel, where it is read and where it is written; of a vector of pixels that are
+#: transposed, where it is written, and how many of its pixels. In bytes.
+PLACES = 2
+#: Output channels that are transposed, a power of two, and vectors of pixels.
+NARROW = 8
+FLAT_VECTORS = 3 if REGISTERS >= 32 else 1
 
 
 class _Windows:
-    """Operands of `multiply_windows`: the reals that a cell sees from each pixel, or each two of them."""
+    """Operands of `multiply_windows`: what a cell sees from each pixel."""
 
-    def __init__(self, tile: Tile, starts: list[Any], offsets: Any, b: Any, pair: tuple[Any, Any] | None) -> None:
-        self.tile, self.starts, self.offsets, self.panel, self.pair = tile, starts, offsets, b, pair
+    def __init__(self, tile: Tile, starts: list[Any], offsets: Any, b: Any) -> None:
+        self.tile, self.starts, self.offsets, self.panel = tile, starts, offsets, b
         self.panel_step = tile.vectors * tile.vector_bytes
 
     def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
         """As `Operands.read`."""
         tile = self.tile
-        builder, columns, offset = tile.builder, tile.vectors_at(panel), tile.word_at(self.offsets, k)
-        reals = [tile.broadcast(builder.add(start, offset), 0) for start in self.starts]
-        if self.pair is not None:
-            step, is_first = self.pair
-            offset = builder.add(offset, step)
-            seconds = [tile.broadcast(builder.add(start, offset), 0) for start in self.starts]
-            reals = [builder.select(is_first, *both) for both in zip(reals, seconds, strict=True)]
-        return reals, columns
+        columns, offset = tile.vectors_at(panel), tile.word_at(self.offsets, k)
+        return [tile.broadcast(tile.builder.add(start, offset), 0) for start in self.starts], columns
 
 
 @intrinsic(prefer_literal=True)
 def multiply_windows(
     typingctx: Any,
     x: Any,
-    places: Any,
     offsets: Any,
     depth: Any,
     b: Any,
     bias: Any,
     y: Any,
-    used: Any,
-    step: Any,
+    places: Any,
+    last: Any,
     least: Any,
-    pixels: Any,
     vectors: Any,
     like: Any,
 ) -> Any:
     """Tile of y = bias + x B panel, and no less than `least`.
 
-    `places` has three entries for each of ROWS rows of the tile: a row's reals are at ``x + place +
-    offsets[k]``, it goes to ``y + place``. A row is one pixel, of the last of whose vectors `used` lanes are
-    stored. Or with `pixels` = 2 it is two that follow each other, of `used` lanes each, the second `step` bytes
-    behind the first in x; then the third entry is the number of lanes stored. All in bytes.
+    Of ROWS pixels, for which `places` is a table: what step k sees is at ``x + place + offsets[k]``, the result
+    goes to ``y + place``. Of the last of its vectors `last` lanes are stored.
     """
     if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
         return None
-    count, two = vectors.literal_value, pixels.literal_value == 2
+    count = vectors.literal_value
     real = types.float32 if like.bits == 32 else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, places, offsets, depth, b, bias, y, used, step, least = args[:10]
-        tile = Tile(builder, like, count, None if two else used)
+        x, offsets, depth, b, bias, y, places, last, least = args[:9]
+        tile = Tile(builder, like, count, last)
         starts, ends = (
             [builder.add(base, tile.word_at(places, tile.word(PLACES * row + entry))) for row in range(ROWS)]
             for entry, base in enumerate((x, y))
         )
         biases = tile.vectors_at(bias)
-        pair = (step, first_lanes(builder, used, like.lanes)) if two else None
-        sums = tile.loop(
-            _Windows(tile, starts, offsets, b, pair), depth, [biases[column] for _, column in tile.cells]
-        )
-        if not two:
-            tile.store(ends, sums, least)
-            return context.get_dummy_value()
-        bound = splat_value(builder, least, like)
-        for row, total in enumerate(sums):
-            lanes = tile.word_at(places, tile.word(PLACES * row + 2))
-            total = builder.select(builder.fcmp_ordered("<", total, bound), bound, total)
-            mask = first_lanes(builder, lanes, like.lanes)
-            masked_store(builder, total, tile.at(ends[row], 0, like.llvm), mask, like)
+        initial = [biases[column] for _, column in tile.cells]
+        tile.store(ends, tile.loop(_Windows(tile, starts, offsets, b), depth, initial), least)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 9, real, pixels, vectors, like), codegen
+    return types.void(*[types.int64] * 8, real, vectors, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def multiply_flat(
+    typingctx: Any,
+    x: Any,
+    offsets: Any,
+    depth: Any,
+    weight: Any,
+    bias: Any,
+    y: Any,
+    places: Any,
+    used: Any,
+    least: Any,
+    like: Any,
+) -> Any:
+    """Tile of y = bias + weight x (vectors of x), transposed, and no less than `least`.
+
+    Of FLAT_VECTORS vectors of pixels at ``x + offsets[k]`` for each k, and NARROW output channels, of which the
+    first `used` are stored. A vector of the transposed tile is some pixels, for which `places` is a table.
+    """
+    if not isinstance(like, Vector):
+        return None
+    real = types.float32 if like.bits == 32 else types.float64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, offsets, depth, weight, bias, y, places, used = args[:8]
+        write = Writer(builder, like)
+        least, size = write.splat(args[8]), write.element_bytes
+        pixels = like.lanes // NARROW
+
+        def body(k: Any, sums: list[Any]) -> list[Any]:
+            place = write.sum(x, write.word_at(offsets, k))
+            panel = write.sum(weight, write.product(k, NARROW * size))
+            seen = [write.load(write.sum(place, v * like.lanes * size)) for v in range(FLAT_VECTORS)]
+            factors = [write.broadcast(write.sum(panel, row * size)) for row in range(NARROW)]
+            pairs = [(factor, cells) for cells in seen for factor in factors]
+            return [write.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
+
+        biases = [write.broadcast(write.sum(bias, row * size)) for row in range(NARROW)]
+        sums = write.loop(depth, biases * FLAT_VECTORS, body)
+        sums = [builder.select(builder.fcmp_ordered("<", s, least), least, s) for s in sums]
+        unused = write.product(builder.sub(used, write.word(NARROW)), size)
+        for v in range(FLAT_VECTORS):
+            columns = sums[v * NARROW : (v + 1) * NARROW]
+            for _ in range(NARROW.bit_length() - 1):
+                columns = perfect_shuffle(builder, columns, like.lanes)
+            for i, column in enumerate(columns):
+                entry = PLACES * (v * NARROW + i)
+                end, count = write.sum(y, write.word_at(places, entry)), write.word_at(places, entry + 1)
+                for pixel in range(pixels):
+                    there = builder.icmp_signed("<", write.word(pixel), count)
+                    lanes = builder.select(there, used, write.word(0))
+                    mask = write.lanes_below(write.word(-pixel * NARROW), lanes)
+                    write.store(write.sum(end, write.product(unused, pixel)), column, mask)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8, real, like), codegen
 
 
 @inlined
-def pack_row(p, source, packed, k, depth, pixels, zero):
-    """The output channels at `source`, or zeros where that is 0, as row k of each panel of `depth` rows.
+def multiply_wide(x, offsets, depth, b, bias, y, places, last, least, wide, zero):
+    """`multiply_windows` of `wide` vectors, up to VECTORS."""
+    if wide == 3:
+        multiply_windows(x, offsets, depth, b, bias, y, places, last, least, 3, zero)
+    elif wide == 2:
+        multiply_windows(x, offsets, depth, b, bias, y, places, last, least, 2, zero)
+    else:
+        multiply_windows(x, offsets, depth, b, bias, y, places, last, least, 1, zero)
 
-    With two pixels to a vector they are there twice.
-    """
+
+@inlined
+def pack_row(p, source, packed, k, depth, zero):
+    """The output channels at `source`, or zeros where that is 0, as row k of each panel of `depth` rows."""
     lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
     vectors = (p.group_out + lanes - 1) // lanes
     panels = (vectors + VECTORS - 1) // VECTORS
@@ -141,26 +190,22 @@ def pack_row(p, source, packed, k, depth, pixels, zero):
         count = (panel + 1) * vectors // panels - first
         for vector in range(count):
             column = (first + vector) * lanes
-            part = zero
-            if source:
-                part = take(source + column * size, p.group_out - column, zero)
             place = packed + (first * depth + k * count + vector) * lanes * size
-            simd.store(place, part)
-            if pixels == 2:
-                simd.store_part(place + p.group_out * size, part, p.group_out)
+            if source:
+                simd.store(place, take(source + column * size, p.group_out - column, zero))
+            else:
+                simd.store(place, zero)
 
 
 @inlined
-def multiply_wide(x, places, offsets, depth, b, bias, y, used, step, least, pixels, wide, zero):
-    """`multiply_windows` of `wide` vectors, up to VECTORS, of one pixel, or one vector of two."""
-    if pixels == 2:
-        multiply_windows(x, places, offsets, depth, b, bias, y, used, step, least, 2, 1, zero)
-    elif wide == 3:
-        multiply_windows(x, places, offsets, depth, b, bias, y, used, step, least, 1, 3, zero)
-    elif wide == 2:
-        multiply_windows(x, places, offsets, depth, b, bias, y, used, step, least, 1, 2, zero)
-    else:
-        multiply_windows(x, places, offsets, depth, b, bias, y, used, step, least, 1, 1, zero)
+def table_of_offsets(p, offsets, size):
+    """offsets[ky, kx, c] = how far that reading is from the first, in bytes."""
+    k = 0
+    for ky in range(p.kernel_y):
+        for kx in range(p.kernel_x):
+            for c in range(p.group_in):
+                offsets[k] = (ky * p.dilation_y * p.row_size + kx * p.dilation_x * p.group_in + c) * size
+                k += 1
 
 
 @inlined
@@ -190,88 +235,120 @@ def fill_rows(p, n, first_row, count, rows, zero):
 
 
 @inlined
-def find_places(p, count, places, pixels, size):
+def find_pixels(p, count, places, size):
     """The pixels of a block of `count` rows, and so many more that are not there that the last tile is whole."""
     length = 0
     for row in range(count):
-        for ox in range(0, p.out_width, pixels):
+        for ox in range(p.out_width):
             places[PLACES * length] = (row * p.stride_y * p.row_size + ox * p.stride_x * p.group_in) * size
             places[PLACES * length + 1] = (row * p.y_y + ox * p.y_x) * size
-            places[PLACES * length + 2] = min(pixels, p.out_width - ox) * p.group_out
             length += 1
     for i in range(length, length + ROWS):
-        places[PLACES * i], places[PLACES * i + 1], places[PLACES * i + 2] = 0, 0, 0
+        places[PLACES * i] = 0
     return length
 
 
-def _direct(pixels: int) -> Callable[[int], Callable[..., None]]:
-    def direct_channels(bits: int) -> Any:
-        """y = conv(x, weight) + bias, and no less than 0 with `relu`; rows of tiles are that many pixels."""
-        lanes, size = LANES[bits], bits // 8
-
-        def direct_channels(params, t, tasks):
-            p = fields(params, FORWARD)
-            zero = simd.splat(0.0, bits)
-            scratch = p.scratch + t * p.scratch_bytes
-            rows, packed, biases = scratch + p.at_rows, scratch + p.at_packed, scratch + p.at_bias
-            table, unread = scratch + p.at_places, scratch + p.at_unread
-            offsets, places = ints(scratch + p.at_offsets), ints(table)
-            depth = p.kernel_y * p.kernel_x * p.group_in
-            vectors = (p.group_out + lanes - 1) // lanes
-            panels = (vectors + VECTORS - 1) // VECTORS
-            k = 0
-            for ky in range(p.kernel_y):
-                for kx in range(p.kernel_x):
-                    for c in range(p.group_in):
-                        offset = ky * p.dilation_y * p.row_size + kx * p.dilation_x * p.group_in + c
-                        offsets[k] = offset * size
-                        place = ky * p.weight_y + kx * p.weight_x + c * p.weight_channel
-                        pack_row(p, p.weight + place * size, packed, k, depth, pixels, zero)
-                        k += 1
-            pack_row(p, p.bias, biases, 0, 1, pixels, zero)
-
-            blocks = (p.out_height + p.block_rows - 1) // p.block_rows
-            units = p.images * blocks
-            least = 0.0 if p.relu else -inf
-            step = p.stride_x * p.group_in * size
-            last_count, length = 0, 0
-            for unit in range(t * units // tasks, (t + 1) * units // tasks):
-                n, block = divmod(unit, blocks)
-                first_row = block * p.block_rows
-                count = min(p.block_rows, p.out_height - first_row)
-                if count != last_count:
-                    length = find_places(p, count, places, pixels, size)
-                    last_count = count
-                fill_rows(p, n, first_row, count, rows, zero)
-                y = p.y + (n * p.y_n + first_row * p.y_y) * size
-                for i in range(length, length + ROWS):
-                    places[PLACES * i + 1] = unread - y
-                for panel in range(panels):
-                    first = panel * vectors // panels
-                    wide = (panel + 1) * vectors // panels - first
-                    skip = first * lanes * size
-                    used = min(lanes, p.group_out - (first + wide - 1) * lanes)
-                    for place in range(0, length, ROWS):
-                        multiply_wide(
-                            rows,
-                            table + place * PLACES * 8,
-                            scratch + p.at_offsets,
-                            depth,
-                            packed + skip * depth,
-                            biases + skip,
-                            y + skip,
-                            used,
-                            step,
-                            least,
-                            pixels,
-                            wide,
-                            zero,
-                        )
-
-        return direct_channels
-
-    return direct_channels
+@inlined
+def find_flat(p, count, places, pixels, step, size):
+    """The vectors of `pixels` pixels of a block of `count` rows, and so many more that tiles of `step` are whole."""
+    length = 0
+    for row in range(count):
+        for ox in range(0, p.row_size, pixels):
+            places[PLACES * length] = (row * p.y_y + ox * p.y_x) * size
+            places[PLACES * length + 1] = min(pixels, p.out_width - ox)
+            length += 1
+    for i in range(length, length + step):
+        places[PLACES * i], places[PLACES * i + 1] = 0, 0
+    return length
 
 
-#: By pixels of a row of a tile.
-forward: dict[int, Kernel] = {pixels: kernel(FORWARD)(_direct(pixels)) for pixels in (1, 2)}
+@kernel(FORWARD)
+def forward(bits):
+    """y = conv(x, weight) + bias, and no less than 0 with `relu`."""
+    lanes, size = LANES[bits], bits // 8
+
+    def forward(params, t, tasks):
+        p = fields(params, FORWARD)
+        zero = simd.splat(0.0, bits)
+        scratch = p.scratch + t * p.scratch_bytes
+        rows, packed, biases = scratch + p.at_rows, scratch + p.at_packed, scratch + p.at_bias
+        offsets, table, unread = scratch + p.at_offsets, scratch + p.at_places, scratch + p.at_unread
+        places = ints(table)
+        depth = p.kernel_y * p.kernel_x * p.group_in
+        vectors = (p.group_out + lanes - 1) // lanes
+        panels = (vectors + VECTORS - 1) // VECTORS
+        table_of_offsets(p, ints(offsets), size)
+        for k in range(depth):
+            tap, c = divmod(k, p.group_in)
+            place = tap // p.kernel_x * p.weight_y + tap % p.kernel_x * p.weight_x + c * p.weight_channel
+            pack_row(p, p.weight + place * size, packed, k, depth, zero)
+        pack_row(p, p.bias, biases, 0, 1, zero)
+
+        blocks = (p.out_height + p.block_rows - 1) // p.block_rows
+        units = p.images * blocks
+        least = 0.0 if p.relu else -inf
+        last_count, length = 0, 0
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            n, block = divmod(unit, blocks)
+            first_row = block * p.block_rows
+            count = min(p.block_rows, p.out_height - first_row)
+            if count != last_count:
+                length = find_pixels(p, count, places, size)
+                last_count = count
+            fill_rows(p, n, first_row, count, rows, zero)
+            y = p.y + (n * p.y_n + first_row * p.y_y) * size
+            for i in range(length, length + ROWS):
+                places[PLACES * i + 1] = unread - y
+            for panel in range(panels):
+                first = panel * vectors // panels
+                wide = (panel + 1) * vectors // panels - first
+                skip = first * lanes * size
+                last = min(lanes, p.group_out - (first + wide - 1) * lanes)
+                b, bias = packed + skip * depth, biases + skip
+                for place in range(0, length, ROWS):
+                    tile = table + place * PLACES * 8
+                    multiply_wide(rows, offsets, depth, b, bias, y + skip, tile, last, least, wide, zero)
+
+    return forward
+
+
+@kernel(FORWARD)
+def forward_flat(bits):
+    """`forward` from one channel to no more than NARROW, with stride 1."""
+    lanes, size = LANES[bits], bits // 8
+
+    def forward_flat(params, t, tasks):
+        p = fields(params, FORWARD)
+        zero = simd.splat(0.0, bits)
+        scratch = p.scratch + t * p.scratch_bytes
+        rows, packed, biases = scratch + p.at_rows, scratch + p.at_packed, scratch + p.at_bias
+        offsets, table = scratch + p.at_offsets, scratch + p.at_places
+        depth, pixels = p.kernel_y * p.kernel_x, lanes // NARROW
+        step = FLAT_VECTORS * NARROW
+        table_of_offsets(p, ints(offsets), size)
+        source, target, bias = reals(p.weight, bits), reals(packed, bits), reals(biases, bits)
+        for k in range(depth):
+            place = k // p.kernel_x * p.weight_y + k % p.kernel_x * p.weight_x
+            for row in range(NARROW):
+                target[k * NARROW + row] = source[place + row] if row < p.group_out else 0.0
+        for row in range(NARROW):
+            bias[row] = reals(p.bias, bits)[row] if p.bias and row < p.group_out else 0.0
+
+        blocks = (p.out_height + p.block_rows - 1) // p.block_rows
+        units = p.images * blocks
+        least = 0.0 if p.relu else -inf
+        last_count, length = 0, 0
+        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+            n, block = divmod(unit, blocks)
+            first_row = block * p.block_rows
+            count = min(p.block_rows, p.out_height - first_row)
+            if count != last_count:
+                length = find_flat(p, count, ints(table), pixels, step, size)
+                last_count = count
+            fill_rows(p, n, first_row, count, rows, zero)
+            y = p.y + (n * p.y_n + first_row * p.y_y) * size
+            for place in range(0, length, step):
+                x, tile = rows + place * pixels * size, table + place * PLACES * 8
+                multiply_flat(x, offsets, depth, packed, biases, y, tile, p.group_out, least, zero)
+
+    return forward_flat
