@@ -6,7 +6,6 @@ import sys
 import threading
 from unittest import mock
 
-import numpy as np
 import pytest
 from harness import fill_forward
 from hypothesis import given
@@ -77,7 +76,9 @@ def test_agrees_with_reference_in_any_blocks(
 @pytest.mark.parametrize("width", [5, 6, 40])
 def test_one_channel_to_few(group_out: int, width: int) -> None:
     """Pixels on the lanes, in rows of odd and even lengths."""
-    check_forward("direct", Conv((7, width), (3, 3), channels=(1, group_out), padding=1, bias=True, layout="NHWC"))
+    check_forward(
+        "direct", Conv((7, width), (3, 3), channels=(1, group_out), padding=1, bias=True, layout="NHWC")
+    )
 
 
 @pytest.mark.parametrize("channels", [(1, 6), (3, 40)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -169,11 +169,18 @@ def _convolutions(shape: ConvShape, op: str) -> tuple[Convolution, ...]:
     return (forward_convolution(shape),) if op == "forward" else input_grad_convolutions(shape)
 
 
-def _room(shape: ConvShape) -> Any:
-    """What cuts and what prepares a `Convolution` of arrays in the shape's layout."""
+def _scratch_bytes(conv: Convolution, shape: ConvShape, dtype: np.dtype) -> int:
+    """Of a task."""
     if shape.layout == "NHWC":
-        return direct_channels.cut, direct_channels.prepare
-    return cut, prepare
+        return direct_channels.cut(conv, dtype.itemsize, 1).scratch_bytes
+    return cut(conv, dtype.itemsize, 1).scratch_bytes
+
+
+def _run_of(conv: Convolution, shape: ConvShape, dtype: np.dtype, relu: bool) -> Run | direct_channels.Run:
+    """What computes it, for arrays in the shape's layout."""
+    if shape.layout == "NHWC":
+        return direct_channels.prepare(conv, dtype, relu, _tasks(conv))
+    return prepare(conv, dtype, relu, _tasks(conv))
 
 
 class Direct(Algorithm):
@@ -192,7 +199,7 @@ class Direct(Algorithm):
         if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
             return None
         for conv in _convolutions(shape, op):
-            if _room(shape)[0](conv, dtype.itemsize, 1).scratch_bytes > SCRATCH_BYTES:
+            if _scratch_bytes(conv, shape, dtype) > SCRATCH_BYTES:
                 return f"a group this wide needs more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
 
@@ -224,8 +231,7 @@ class Direct(Algorithm):
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
             return 0
-        run_of = _room(shape)[1]
-        sizes = (run_of(conv, dtype, False, _tasks(conv)).scratch_bytes for conv in _convolutions(shape, op))
+        sizes = (_run_of(conv, shape, dtype, False).scratch_bytes for conv in _convolutions(shape, op))
         return max(sizes, default=0)
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
@@ -254,8 +260,7 @@ class Direct(Algorithm):
     def bind(
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound:
-        conv = forward_convolution(shape)
-        return _room(shape)[1](conv, dtype, relu, _tasks(conv)).run
+        return _run_of(forward_convolution(shape), shape, dtype, relu).run
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape

@@ -28,8 +28,8 @@ LEAST_VECTORS, LEAST_PANELS = 1, 2
 BLOCK_CHANNELS = 64
 #: And of one that is transformed before.
 PACK_CHANNELS = 32
-#: A larger one takes longer to be read, from beyond L3, than to be transformed when used: with 512 channels of
-#: 7 x 7 cells 3.5 instead of 2.7 ms.
+#: A larger one takes longer to be read, from beyond L3, than to be transformed when used: with 512 channels
+#: of 7 x 7 cells 3.5 instead of 2.7 ms.
 MOST_PACKED = 12 << 20
 
 
@@ -148,11 +148,9 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int, packed: bool = False) -> Bl
     # with few tiles it takes longer to read the weight than to transform what all tasks then transform; and
     # if they are one block, each panel is used but once, soon after it was written
     vectors = -(-conv.group_out // lanes)
+    panels = -(-vectors // VECTORS)
     fused = units * ROWS <= TILES and not packed
-    if fused:
-        enough = vectors >= LEAST_VECTORS * tasks
-    else:
-        enough = -(-vectors // VECTORS) >= LEAST_PANELS * tasks
+    enough = vectors >= LEAST_VECTORS * tasks if fused else panels >= LEAST_PANELS * tasks
     share_panels = units <= FEW_UNITS and enough
     fused = fused and share_panels
     tile_tasks, panel_tasks = (1, tasks) if share_panels else (min(tasks, units), 1)

@@ -2,9 +2,10 @@
 
     y[pixel, k] = sum over (ky, kx, c) of x[at pixel + tap, c] * weight[ky, kx, c, k]
 
-What the cells of the kernel see from a pixel lies at the same distances from what the first one sees, whatever
-the pixel, in a copy of some rows of x between zeros. So a table of these distances serves all pixels, and one
-loop goes through all cells and channels, where `fastconv.kernels.channels_last` has one for each cell:
+What the cells of the kernel see from a pixel lies at the same distances from what the first one sees,
+whatever the pixel, in a copy of some rows of x between zeros. So a table of these distances serves all
+pixels, and one loop goes through all cells and channels, where `fastconv.kernels.channels_last` has one for
+each cell:
 
     for each image and block of rows of output cells
         rows    <- the rows of x that the block reads, between zeros: in the cache
@@ -87,8 +88,8 @@ def multiply_windows(
 ) -> Any:
     """Tile of y = bias + x B panel, and no less than `least`.
 
-    Of ROWS pixels, for which `places` is a table: what step k sees is at ``x + place + offsets[k]``, the result
-    goes to ``y + place``. Of the last of its vectors `last` lanes are stored.
+    Of ROWS pixels, for which `places` is a table: what step k sees is at ``x + place + offsets[k]``, the
+    result goes to ``y + place``. Of the last of its vectors `last` lanes are stored.
     """
     if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
         return None
@@ -126,8 +127,8 @@ def multiply_flat(
 ) -> Any:
     """Tile of y = bias + weight x (vectors of x), transposed, and no less than `least`.
 
-    Of FLAT_VECTORS vectors of pixels at ``x + offsets[k]`` for each k, and NARROW output channels, of which the
-    first `used` are stored. A vector of the transposed tile is some pixels, for which `places` is a table.
+    Of FLAT_VECTORS vectors of pixels at ``x + offsets[k]`` for each k, and NARROW output channels, of which
+    the first `used` are stored. A vector of the transposed tile is some pixels; `places` is a table of those.
     """
     if not isinstance(like, Vector):
         return None
@@ -236,7 +237,7 @@ def fill_rows(p, n, first_row, count, rows, zero):
 
 @inlined
 def find_pixels(p, count, places, size):
-    """The pixels of a block of `count` rows, and so many more that are not there that the last tile is whole."""
+    """The pixels of a block of `count` rows, and as many that are not there as make the last tile whole."""
     length = 0
     for row in range(count):
         for ox in range(p.out_width):
@@ -250,7 +251,7 @@ def find_pixels(p, count, places, size):
 
 @inlined
 def find_flat(p, count, places, pixels, step, size):
-    """The vectors of `pixels` pixels of a block of `count` rows, and so many more that tiles of `step` are whole."""
+    """The vectors of `pixels` pixels of a block of `count` rows, and `step` more that are not there."""
     length = 0
     for row in range(count):
         for ox in range(0, p.row_size, pixels):

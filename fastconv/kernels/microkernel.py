@@ -187,7 +187,6 @@ def multiply_ahead(
     if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
         return None
     count = vectors.literal_value
-    real = types.float32 if like.bits == 32 else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a_rows, a_skip, depth, b, c_rows, c_skip, start, ahead, ahead_step = args[:9]

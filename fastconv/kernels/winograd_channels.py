@@ -13,11 +13,17 @@ zeros stands for padding, and a row that nobody reads for what lies beyond y:
         inputs <- x, transformed
         for each panel of output channels, of which a task has some
             for each block of input channels
-                packed <- weight, transformed         with few tiles; else this was done before
+                packed <- copied, transformed         with few tiles; else this was done before
                 for each point
                     for each ROWS tiles
+                        copied <- weight              a part of the next block
                         sums += inputs x packed       in registers
             y <- sums, transformed
+
+With few tiles it takes most of the time to read the weight: pieces of rows far apart, of which nine fall on the
+same sets of the caches where the number of channels is a power of two. So while a block is multiplied, the next
+one is copied, a few rows at a time, and their cache lines are asked for before, one in each step of the
+micro-kernel: 2.3 instead of 3.8 ms with 512 channels of 14 x 14 cells. A burst of such requests is in vain.
 """
 
 from __future__ import annotations
@@ -273,7 +279,8 @@ def _forward(tile: int) -> Kernel:
                         # what the last tiles lack is computed of what is there, and not used
                         for row in range(rows):
                             # lines of the packed weight's next point, or of the next block
-                            ahead, ahead_step = b + p.packed_point + row % wide * lanes * size, wide * lanes * size
+                            ahead_step = wide * lanes * size
+                            ahead = b + p.packed_point + row % wide * lanes * size
                             if parts:
                                 done += 1
                                 last = part
@@ -290,7 +297,9 @@ def _forward(tile: int) -> Kernel:
                                         copied,
                                         zero,
                                     )
-                                ahead, ahead_step = lines_of_part(p, next_first, next_c0, part, parts_of_tap, zero)
+                                ahead, ahead_step = lines_of_part(
+                                    p, next_first, next_c0, part, parts_of_tap, zero
+                                )
                             multiply_point(
                                 scratch + p.at_a + row * ROWS * 8,
                                 a_skip,
