@@ -21,8 +21,8 @@ zeros stands for padding, and a row that nobody reads for what lies beyond y:
             y <- sums, transformed
 
 With few tiles it takes most of the time to read the weight: pieces of rows far apart, of which nine fall on
-the same sets of the caches where the number of channels is a power of two. So while a block is multiplied, the
-next one is copied, a few rows at a time, and their cache lines are asked for before, one in each step of the
+the same sets of the caches where the number of channels is a power of two. So while a block is multiplied,
+the next one is copied, a few rows at a time; their cache lines are asked for before, one in each step of the
 micro-kernel: 2.3 instead of 3.8 ms with 512 channels of 14 x 14 cells. A burst of such requests is in vain.
 """
 
