@@ -55,11 +55,12 @@ def channels_last(case: Conv) -> Conv:
 
 
 #: The threads share the tiles, or the output channels, and then transform the weight when it is used.
-SHARED = {"FEW_UNITS": 10**9, "LEAST_PANELS": 0, "BLOCK_CHANNELS": 16}
+SHARED = {"FEW_UNITS": 10**9, "LEAST_VECTORS": 0, "LEAST_PANELS": 0, "BLOCK_CHANNELS": 16}
 BLOCKS = st.fixed_dictionaries(
     {
         "TILES": st.sampled_from([8, 16, 64]),
         "FEW_UNITS": st.sampled_from([0, 10**9]),
+        "LEAST_VECTORS": st.sampled_from([0, 1]),
         "LEAST_PANELS": st.sampled_from([0, 2]),
         "BLOCK_CHANNELS": st.sampled_from([3, 16, 64]),
     }
@@ -67,7 +68,7 @@ BLOCKS = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("tile", [2, 4])
-@pytest.mark.parametrize("limits", [{}, SHARED], ids=["by tiles", "by channels"])
+@pytest.mark.parametrize("limits", [{"FEW_UNITS": 0}, SHARED], ids=["by tiles", "by channels"])
 @pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
 def test_named_case(case: Conv, limits: dict[str, int], tile: int) -> None:
     case = channels_last(case)
@@ -111,13 +112,20 @@ def test_prepacked_weight(size: tuple[int, int, int, int], relu: str | None) -> 
     np.testing.assert_array_equal(y, fastconv.conv2d(x, weight, activation=relu, **facts))
 
 
+@pytest.mark.parametrize("channels", [256, 512])
+def test_a_weight_that_would_leave_the_cache_is_not_prepacked(channels: int) -> None:
+    weight = np.zeros((3, 3, channels, channels), np.float32)
+    packed = fastconv.prepack(weight, x_shape=(1, 14, 14, channels), padding=1, layout="NHWC")
+    assert (packed.form is None) == (channels == 512)
+
+
 def test_what_auto_chooses() -> None:
     def chosen(n: int, c: int, h: int, k: int, **more: object) -> str:
         return fastconv.explain((n, h, h, c), (3, 3, c, k), padding=1, layout="NHWC", **more).algorithm
 
     assert chosen(4, 64, 56, 64) == chosen(4, 128, 28, 128) == "winograd"
     assert chosen(1, 512, 14, 512) == chosen(4, 512, 7, 512) == "winograd"
-    assert chosen(1, 3, 224, 64) == "gemm"
+    assert chosen(1, 3, 224, 64) == "direct"
     assert chosen(4, 64, 56, 64, op="input_grad") == "winograd"
 
 
@@ -161,7 +169,8 @@ for number in range(60):
     shape = run.geometry("conv2d", 2, x.shape, weight.shape, 1, padding.tolist(), 1, 1, "NHWC")
     y = rng.standard_normal(run.y_shape(shape, 4)).astype(dtype)
     bias = rng.standard_normal(k).astype(dtype)
-    winograd_channels.FEW_UNITS, winograd_channels.LEAST_PANELS = ((0, 2), (10**9, 0))[number // 4 % 2]
+    winograd_channels.FEW_UNITS = (0, 10**9)[number // 4 % 2]
+    winograd_channels.LEAST_VECTORS = winograd_channels.LEAST_PANELS = 0
     for at_end in (True, False):
         for count in (1, fastconv.get_num_threads()):
             with fastconv.num_threads(count):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms import direct_channels
 from fastconv.algorithms.base import Algorithm, Bound
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
@@ -33,6 +34,11 @@ FLAT_BYTES = 384 << 10
 COPY_CYCLES = 5
 #: Most products in a sum without groups, for which it is worth not to pack: 64 channels of 3 x 3 cells.
 DEPTH = 576
+#: And of channels-last arrays, which implicit GEMM need not pack: with 150 products 0.6 to 0.9 of its time,
+#: 300 0.99, 576 1.05 to 1.16.
+CHANNELS_LAST_DEPTH = 300
+#: Why not to take it beyond that.
+AS_FAST = "with this many channels implicit GEMM is as fast, and may have its weight packed before"
 #: Most scratch memory of a task.
 SCRATCH_BYTES = 1 << 20
 
@@ -231,6 +237,20 @@ def _runs_on(shape: ConvShape, dtype: np.dtype, op: str) -> bool:
     return all(cut(conv, dtype.itemsize, 1).flat for conv in _convolutions(shape, op))
 
 
+def _scratch_bytes(conv: Convolution, shape: ConvShape, dtype: np.dtype) -> int:
+    """Of a task."""
+    if shape.layout == "NHWC":
+        return direct_channels.cut(conv, dtype.itemsize, 1).scratch_bytes
+    return cut(conv, dtype.itemsize, 1).scratch_bytes
+
+
+def _run_of(conv: Convolution, shape: ConvShape, dtype: np.dtype, relu: bool) -> Run | direct_channels.Run:
+    """What computes it, for arrays in the shape's layout."""
+    if shape.layout == "NHWC":
+        return direct_channels.prepare(conv, dtype, relu, _tasks(conv))
+    return prepare(conv, dtype, relu, _tasks(conv))
+
+
 class Direct(Algorithm):
     name = "direct"
     summary = "rows of x between zeros, in the cache, multiplied where they lie"
@@ -238,16 +258,16 @@ class Direct(Algorithm):
     def supports(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if DISABLED:
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
-        if shape.layout != "NCHW":
-            return "it reads channels-first arrays only"
         if op == "weight_grad":
             return "it has no weight gradient"
+        if shape.layout == "NHWC" and (op != "forward" or shape.groups > 1):
+            return "of channels-last arrays it does the forward pass without groups only"
         if shape.input[0] != 1 or shape.kernel[0] != 1 or shape.output[0] != 1 or shape.pad_before[0] != 0:
             return "it has no third axis"
         if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
             return None
         for conv in _convolutions(shape, op):
-            if cut(conv, dtype.itemsize, 1).scratch_bytes > SCRATCH_BYTES:
+            if _scratch_bytes(conv, shape, dtype) > SCRATCH_BYTES:
                 return f"a group this wide needs more than {SCRATCH_BYTES >> 20} MiB a thread"
         return None
 
@@ -258,10 +278,14 @@ class Direct(Algorithm):
             return "a pointwise convolution has no rows to share"
         if shape.groups > 1:
             return None
+        if shape.layout == "NHWC":
+            if shape.group_in * shape.taps > CHANNELS_LAST_DEPTH:
+                return AS_FAST
+            return None
         outputs = shape.group_out if op == "forward" else shape.group_in
         few = outputs < ROWS  # gemm would compute ROWS: for one, a kernel of 31 x 31 takes it 6 times as long
         if not few and shape.group_in * shape.taps > DEPTH:
-            return "with this many channels implicit GEMM is as fast, and may have its weight packed before"
+            return AS_FAST
         lanes = LANES[8 * dtype.itemsize]
         width = shape.output[2] if op == "forward" else -(-shape.input[2] // shape.stride[2])
         filled = width / round_up(width, lanes)
@@ -275,7 +299,7 @@ class Direct(Algorithm):
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if 0 in (shape.batch, shape.in_channels, shape.out_channels, *shape.input):
             return 0
-        sizes = (prepare(conv, dtype, False, _tasks(conv)).scratch_bytes for conv in _convolutions(shape, op))
+        sizes = (_run_of(conv, shape, dtype, False).scratch_bytes for conv in _convolutions(shape, op))
         return max(sizes, default=0)
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
@@ -284,8 +308,15 @@ class Direct(Algorithm):
             return {}
         conv = max(convolutions, key=lambda conv: conv.flops)
         tasks = _tasks(conv)
-        blocks = cut(conv, dtype.itemsize, tasks)
         lanes = LANES[8 * dtype.itemsize]
+        if shape.layout == "NHWC":
+            parts = direct_channels.cut(conv, dtype.itemsize, tasks)
+            return {
+                "tile": direct_channels.tile_of(parts.flat, lanes),
+                "block": f"{conv.group_in} channels x {parts.block_rows} rows of output cells",
+                "tasks": f"{tasks} over images and blocks",
+            }
+        blocks = cut(conv, dtype.itemsize, tasks)
         phases = {"phases": f"{len(convolutions)} of the stride"} if len(convolutions) > 1 else {}
         return {
             "tile": f"{blocks.tile_rows} channels x {TILES[blocks.tile_rows]} vectors of {lanes} pixels",
@@ -298,8 +329,7 @@ class Direct(Algorithm):
     def bind(
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound:
-        conv = forward_convolution(shape)
-        return prepare(conv, dtype, relu, _tasks(conv)).run
+        return _run_of(forward_convolution(shape), shape, dtype, relu).run
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape

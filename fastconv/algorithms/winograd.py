@@ -31,10 +31,10 @@ FEW_CHANNELS = 4
 #: Nor with fewer than this in groups: with 8 in each of 32, 0.7 to 1.2 times.
 MANY_CHANNELS = 12
 
-# What "auto" goes by with channels first and stride 1: multiply-adds of a vector, and how many take as long as the rest of
-# the work. Fitted to 7,000 measurements: maps of 3 to 56 cells a side, 2 to 24 channels, up to 32 groups.
-# What is chosen takes 1 to 2 % longer on average than the better of this and direct convolution, on one
-# thread and on two. The number of threads has no part in it, so that results do not depend on it.
+# What "auto" goes by with channels first and stride 1: multiply-adds of a vector, and how many take as long
+# as the rest of the work. Fitted to 7,000 measurements: maps of 3 to 56 cells a side, 2 to 24 channels, up to
+# 32 groups. What is chosen takes 1 to 2 % longer on average than the better of this and direct convolution,
+# on one thread and on two. The number of threads has no part in it, so that results do not depend on it.
 #: Transforming the inputs of a vector of tiles of 4 x 4 cells, a channel.
 INPUT_CYCLES = 300
 #: Transforming their sums and storing them, an output channel.
@@ -241,7 +241,7 @@ class Winograd(Algorithm):
     def packing(self, shape: ConvShape, dtype: np.dtype) -> Packing | None:
         tiling = tiling_of(shape, dtype, "forward")
         if shape.layout == "NHWC":
-            return winograd_channels.filters_of(tiling, dtype)
+            return winograd_channels.packing(tiling, dtype, tasks_of(tiling))
         fused = winograd_blocks.cut(tiling, dtype, tasks_of(tiling)).fused
         return None if fused else tiling.packing(dtype)
 

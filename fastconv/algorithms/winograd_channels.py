@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.algorithms.implicit_gemm import Weights
 from fastconv.algorithms.winograd_blocks import Tiling
-from fastconv.algorithms.workspace import odd_lines, places, scratch
+from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import winograd_channels as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -20,13 +20,17 @@ from fastconv.threads import Prepared, task_count
 #: Tiles of a block: enough to read a panel of the weight from L2 or L3 for, few enough for their inputs.
 TILES = 64
 
-
-#: With no more than this many times ROWS tiles the threads share the output channels, if each gets as many
-#: panels of them as this.
+#: With no more than this many times ROWS tiles the threads share the output channels, if there are so many
+#: vectors of them for each where the weight is transformed when used, and else so many panels.
 FEW_UNITS = 16
-LEAST_PANELS = 2
+LEAST_VECTORS, LEAST_PANELS = 1, 2
 #: Channels of a block of a weight that is transformed when it is used.
 BLOCK_CHANNELS = 64
+#: And of one that is transformed before.
+PACK_CHANNELS = 32
+#: A larger one takes longer to be read, from beyond L3, than to be transformed when used: with 512 channels
+#: of 7 x 7 cells 3.5 instead of 2.7 ms.
+MOST_PACKED = 12 << 20
 
 
 class Filters(NamedTuple):
@@ -59,8 +63,8 @@ class Filters(NamedTuple):
 
     @property
     def scratch_bytes(self) -> int:
-        """Of all tasks, for what must be transposed."""
-        return 0 if self.weights.row == 1 else self.tasks * turned_bytes(self.dtype)
+        """Of all tasks."""
+        return self.tasks * TAPS**2 * panel_bytes(PACK_CHANNELS, self.dtype)
 
     @property
     def first(self) -> int:
@@ -93,6 +97,8 @@ def _prepare_pack(filters: Filters, tasks: int) -> Prepared:
         group_in=filters.group_in,
         group_out=filters.group_out,
         **filters.strides,
+        block_channels=PACK_CHANNELS,
+        copied_tap=panel_bytes(PACK_CHANNELS, filters.dtype),
         packed_point=filters.point_bytes,
     )
 
@@ -102,14 +108,10 @@ def filters_of(tiling: Tiling, dtype: np.dtype) -> Filters:
     return Filters(dtype, tiling.tile, conv.group_in, conv.group_out, conv.weights)
 
 
-def turned_bytes(dtype: np.dtype) -> int:
-    """Of the taps of as many input and output channels as a vector has lanes."""
-    return TAPS**2 * LANES[8 * dtype.itemsize] ** 2 * dtype.itemsize
-
-
 def panel_bytes(channels: int, dtype: np.dtype) -> int:
-    """From point to point of a panel that is transformed when it is used."""
-    return odd_lines(channels * VECTORS * LANES[8 * dtype.itemsize] * dtype.itemsize)
+    """From tap to tap of a block of the weight that is copied, and from point to point once transformed."""
+    lanes = LANES[8 * dtype.itemsize]
+    return odd_lines(round_up(channels, lanes) * VECTORS * lanes * dtype.itemsize)
 
 
 class Blocks(NamedTuple):
@@ -133,7 +135,7 @@ class Blocks(NamedTuple):
     at_a: int
     at_c: int
     at_packed: int
-    at_turned: int
+    at_copied: int
     scratch_bytes: int
 
 
@@ -143,19 +145,22 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int, packed: bool = False) -> Bl
     conv, itemsize = tiling.conv, dtype.itemsize
     lanes = LANES[8 * itemsize]
     units = -(-tiling.tiles // ROWS)
-    # with few tiles it takes longer to read the weight than to transform what all tasks then transform
-    panels = -(-conv.group_out // (VECTORS * lanes))
-    share_panels = units <= FEW_UNITS and panels >= LEAST_PANELS * tasks
+    # with few tiles it takes longer to read the weight than to transform what all tasks then transform; and
+    # if they are one block, each panel is used but once, soon after it was written
+    vectors = -(-conv.group_out // lanes)
+    panels = -(-vectors // VECTORS)
+    fused = units * ROWS <= TILES and not packed
+    enough = vectors >= LEAST_VECTORS * tasks if fused else panels >= LEAST_PANELS * tasks
+    share_panels = units <= FEW_UNITS and enough
+    fused = fused and share_panels
     tile_tasks, panel_tasks = (1, tasks) if share_panels else (min(tasks, units), 1)
     block_tiles = min(TILES, -(-units // tile_tasks) * ROWS)
-    # each panel is then used but once, soon after it was written
-    fused = share_panels and block_tiles >= tiling.tiles and not packed
     block_channels = min(conv.group_in, BLOCK_CHANNELS) if fused else conv.group_in
     input_tile = -(-conv.group_in // lanes) * lanes * itemsize
     input_point = odd_lines(block_tiles * input_tile)
     sum_point = odd_lines(block_tiles * VECTORS * lanes * itemsize)
     row = (max(conv.group_in, conv.group_out) + lanes) * itemsize
-    turned = 0 if conv.weights.row == 1 else turned_bytes(dtype)
+    panel = panel_bytes(block_channels, dtype) if fused else 0
     at = places(
         [
             row,
@@ -166,8 +171,8 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int, packed: bool = False) -> Bl
             block_tiles * tiling.tile**2 * 8,
             block_tiles * 8,
             block_tiles * 8,
-            tiling.points * panel_bytes(block_channels, dtype) if fused else 0,
-            turned if fused else 0,
+            tiling.points * panel,
+            TAPS**2 * panel,
         ]
     )
     *at, end = at
@@ -185,6 +190,12 @@ def cut(tiling: Tiling, dtype: np.dtype, tasks: int, packed: bool = False) -> Bl
             odd_lines(end),
         )
     )
+
+
+def packing(tiling: Tiling, dtype: np.dtype, tasks: int) -> Filters | None:
+    """The form of the transformed weight, or None where it had better be transformed when used."""
+    filters = filters_of(tiling, dtype)
+    return None if filters.size > MOST_PACKED and cut(tiling, dtype, tasks).fused else filters
 
 
 class Run(NamedTuple):
@@ -229,6 +240,7 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
     channels = conv.group_in
     params = blocks._asdict()
     fused = params.pop("fused")
+    panel = panel_bytes(blocks.block_channels, dtype)
     tasks = blocks.tile_tasks * blocks.panel_tasks
     forward = Prepared(
         kernels.FORWARD[tiling.tile],
@@ -256,7 +268,8 @@ def prepare(tiling: Tiling, dtype: np.dtype, relu: bool, tasks: int, packed: boo
         pad_x=conv.pad[2],
         tiles_y=tiling.grid[0],
         tiles_x=tiling.grid[1],
-        packed_point=panel_bytes(blocks.block_channels, dtype) if fused else filters.point_bytes,
+        copied_tap=panel,
+        packed_point=panel if fused else filters.point_bytes,
         **filters.strides,
         **params,
     )

@@ -42,7 +42,7 @@ def _keep_every() -> None:
 
 def scratch(size: int) -> int:
     """The address of `size` bytes, contents arbitrary, valid until this thread asks again."""
-    if getattr(_local, "size", 0) < size:
+    if getattr(_local, "size", -1) < size:
         _local.buffer = None  # let go of the old one before asking for more
         _local.size = 0
         _local.buffer = np.empty(size + _ALIGNMENT, np.uint8)

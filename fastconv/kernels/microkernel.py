@@ -39,6 +39,7 @@ from fastconv.kernels.simd import (
     first_lanes,
     masked_load,
     masked_store,
+    prefetch_value,
     splat_value,
 )
 
@@ -162,6 +163,43 @@ def multiply_pixels(
 
     arguments = [types.int64] * 9 + [real, types.int64, vectors, like]
     return types.void(*arguments), codegen
+
+
+@intrinsic(prefer_literal=True)
+def multiply_ahead(
+    typingctx: Any,
+    a_rows: Any,
+    a_skip: Any,
+    depth: Any,
+    b: Any,
+    c_rows: Any,
+    c_skip: Any,
+    start: Any,
+    ahead: Any,
+    ahead_step: Any,
+    vectors: Any,
+    like: Any,
+) -> Any:
+    """`multiply_pixels` of one tap and whole vectors, which asks for a cache line a step.
+
+    In step k for the one at ``ahead + k * ahead_step``.
+    """
+    if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
+        return None
+    count = vectors.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a_rows, a_skip, depth, b, c_rows, c_skip, start, ahead, ahead_step = args[:9]
+        tile = Tile(builder, like, count)
+        a, c = (
+            [builder.add(tile.word_at(table, tile.word(row)), skip) for row in range(ROWS)]
+            for table, skip in ((a_rows, a_skip), (c_rows, c_skip))
+        )
+        operands = _Pixels(tile, a, b, (ahead, ahead_step))
+        tile.store(c, tile.loop(operands, depth, tile.begin(c, start)))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 9, vectors, like), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -480,13 +518,16 @@ class _Blocks:
 class _Pixels:
     """Operands of `multiply_pixels`: A's rows are contiguous, B is a packed panel."""
 
-    def __init__(self, tile: Tile, rows: list[Any], b: Any) -> None:
-        self.tile, self.rows, self.panel = tile, rows, b
+    def __init__(self, tile: Tile, rows: list[Any], b: Any, ahead: tuple[Any, Any] | None = None) -> None:
+        self.tile, self.rows, self.panel, self.ahead = tile, rows, b, ahead
         self.panel_step = tile.vectors * tile.vector_bytes
 
     def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
         """As `_Panel.read`."""
         tile = self.tile
         columns = tile.vectors_at(panel)
+        if self.ahead is not None:
+            first, step = self.ahead
+            prefetch_value(tile.builder, tile.builder.add(first, tile.builder.mul(k, step)))
         offset = tile.builder.mul(k, tile.word(tile.element_bytes))
         return [tile.broadcast(tile.builder.add(row, offset), 0) for row in self.rows], columns

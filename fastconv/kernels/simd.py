@@ -249,14 +249,19 @@ def total(typingctx: Any, value: Any) -> Any:
     return _scalar(value)(value), codegen
 
 
+def prefetch_value(builder: Any, address: Any) -> None:
+    """Have the cache line at an address brought near; any address will do."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    read, nearest, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, nearest, data])
+
+
 @intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Have the cache line at an address brought near; any address will do."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        read, nearest, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, nearest, data])
+        prefetch_value(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

@@ -58,23 +58,22 @@ def transform_cells(
 
 @intrinsic
 def transform_filter(
-    typingctx: Any, source: Any, tap_bytes: Any, count: Any, target: Any, point_bytes: Any, form: Any
+    typingctx: Any, source: Any, tap_bytes: Any, target: Any, point_bytes: Any, form: Any
 ) -> Any:
     """G g G' of the filters of a vector of output channels."""
     if not isinstance(form, Form):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, tap_bytes, count, target, point_bytes = args[:5]
+        source, tap_bytes, target, point_bytes = args[:4]
         code = Code(builder, form.vector)
-        mask = code.mask(0, ir.Constant(_WORD, 0), count)
-        taps = [code.load_masked(code.moved(source, tap_bytes, tap), mask) for tap in range(TAPS * TAPS)]
+        taps = [code.load(code.moved(source, tap_bytes, tap)) for tap in range(TAPS * TAPS)]
         result = both_axes(code.rows, float_matrices(form.tile)[1], _square(taps, TAPS))
         for place, value in enumerate(value for row in result for value in row):
             code.store(value, code.moved(target, point_bytes, place))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5, form), codegen
+    return types.void(*[types.int64] * 4, form), codegen
 
 
 @intrinsic
