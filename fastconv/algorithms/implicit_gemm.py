@@ -44,6 +44,22 @@ class Weights(NamedTuple):
             np.array(self.tap, np.int64) @ np.indices(kernel).reshape(3, -1), np.int64
         )
 
+    def order(self, kernel: Triple, group_out: int) -> dict[str, int]:
+        """The fields of a record of `pack_weight` that say what follows what."""
+        taps_at = self.taps_at(kernel)
+        plain = self.channel == taps_at.size and bool((taps_at == np.arange(taps_at.size)).all())
+        # are the rows of a channel neighbours, and nothing but its kernel cells?
+        near = self.row <= kernels.MOST_SPAN and self.channel >= self.row * group_out
+        near = near and 0 <= self.first_tap + taps_at.min() and self.first_tap + taps_at.max() < self.row
+        return {
+            "group_stride": self.group,
+            "row_stride": self.row,
+            "channel_stride": self.channel,
+            "plain": int(plain),
+            "span": self.row if near and not plain else 0,
+            "first_cell": self.first_tap,
+        }
+
 
 class Pixels(NamedTuple):
     """Where the cells of y are, in elements."""
@@ -89,7 +105,6 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple
     weights = panels.weights
     taps = prod(panels.kernel)
     taps_at = weights.taps_at(panels.kernel)
-    plain = weights.channel == taps and bool((taps_at == np.arange(taps)).all())
     prepared = Prepared(
         kernels.pack_weight,
         panels.dtype,
@@ -101,10 +116,7 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple
         group_out=panels.group_out,
         taps=taps,
         block_channels=block_channels(panels.group_in, taps),
-        group_stride=weights.group,
-        row_stride=weights.row,
-        channel_stride=weights.channel,
-        plain=int(plain),
+        **weights.order(panels.kernel, panels.group_out),
     )
     return prepared, taps_at
 

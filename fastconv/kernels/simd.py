@@ -368,6 +368,38 @@ def copy_real(typingctx: Any, target: Any, source: Any, like: Any) -> Any:
     return types.void(types.int64, types.int64, like), codegen
 
 
+@intrinsic(prefer_literal=True)
+def copy_reals(typingctx: Any, target: Any, source: Any, count: Any, like: Any) -> Any:
+    """A constant number of reals, no more than a vector has, from memory to memory."""
+    if not _is_literal(count) or not _is("real", like):
+        return None
+    part = ir.VectorType(like.element, count.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, origin = (builder.inttoptr(address, part.as_pointer()) for address in args[:2])
+        value = builder.load(origin)
+        value.align = like.bits // 8
+        builder.store(value, to).align = like.bits // 8
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, count, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack_memory(typingctx: Any, size: Any) -> Any:
+    """The address of a constant number of bytes on the stack, the same at each call from one place."""
+    if not _is_literal(size):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.ArrayType(ir.IntType(8), size.literal_value)
+        memory = cgutils.alloca_once(builder, kind)
+        memory.align = REGISTER_BYTES
+        return builder.ptrtoint(memory, ir.IntType(64))
+
+    return types.int64(size), codegen
+
+
 # --- making and combining -----------------------------------------------------------------------
 
 
