@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.base import Bound
 from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import implicit_gemm as kernels
@@ -50,7 +51,7 @@ class Weights(NamedTuple):
         plain = self.channel == taps_at.size and bool((taps_at == np.arange(taps_at.size)).all())
         # are the rows of a channel neighbours, and nothing but its kernel cells?
         near = self.row <= kernels.MOST_SPAN and self.channel >= self.row * group_out
-        near = near and 0 <= self.first_tap + taps_at.min() and self.first_tap + taps_at.max() < self.row
+        near = near and self.first_tap + taps_at.min() >= 0 and self.first_tap + taps_at.max() < self.row
         return {
             "group_stride": self.group,
             "row_stride": self.row,
@@ -291,9 +292,9 @@ def workspace_bytes(conv: Convolution, dtype: np.dtype) -> int:
     return prepare(conv, dtype, True, False, tasks_of(conv)).scratch_bytes
 
 
-def convolve(x: np.ndarray, weight: np.ndarray, out: np.ndarray, conv: Convolution) -> None:
-    """out = conv(x, weight)."""
-    prepare(conv, x.dtype, False, False, tasks_of(conv)).run(x, weight, None, out)
+def bind(conv: Convolution, dtype: np.dtype) -> Bound:
+    """The convolution, for this number of threads."""
+    return prepare(conv, dtype, False, False, tasks_of(conv)).run
 
 
 class Run(NamedTuple):

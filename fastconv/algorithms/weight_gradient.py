@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.base import BoundGradient
 from fastconv.algorithms.implicit_gemm import per_axis
-from fastconv.algorithms.workspace import odd_lines, places, round_up, workspace
+from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import weight_gradient as kernels
 from fastconv.kernels.microkernel import ROWS
@@ -140,11 +140,19 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
 
 
 class _Run(NamedTuple):
-    """Both kernels, ready to be run, and the workspace that they need."""
+    """Both kernels, ready to be run."""
 
     sums: Prepared
     finish: Prepared
-    shapes: tuple[tuple[int, ...], ...]
+    #: bytes of the workspace, and where in it the tasks' scratch begins, behind the sums
+    scratch_bytes: int
+    at_scratch: int
+
+    def run(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+        """out = d sum(grad_output * conv(x, weight)) / dweight; of the arrays only the memory matters."""
+        memory = scratch(self.scratch_bytes)
+        self.sums.run(address_of(x), address_of(grad_output), memory, memory + self.at_scratch)
+        self.finish.run(memory, address_of(out), memory + self.at_scratch)
 
 
 def _tasks(shape: ConvShape, blocks: Cut) -> int:
@@ -152,20 +160,14 @@ def _tasks(shape: ConvShape, blocks: Cut) -> int:
     return task_count(shape.flops // 2, blocks.segments * shape.groups * panels)
 
 
-def weight_gradient(grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-    """out = d sum(grad_output * conv(x, weight)) / dweight; `shape` is pointwise or has its own axes."""
-    tasks = _tasks(shape, cut(shape, x.itemsize))
-    run = _prepare(shape, x.dtype, tasks)
-    sums, scratch = workspace(x.dtype, *run.shapes)
-    addresses = address_of(sums), address_of(scratch)
-    run.sums.run(address_of(x), address_of(grad_output), *addresses)
-    run.finish.run(addresses[0], address_of(out), addresses[1])
+def bind(shape: ConvShape, dtype: np.dtype) -> BoundGradient:
+    """The weight gradient, for this number of threads; `shape` is pointwise or has its own axes."""
+    return _prepare(shape, dtype, _tasks(shape, cut(shape, dtype.itemsize))).run
 
 
 def workspace_bytes(shape: ConvShape, dtype: np.dtype) -> int:
-    blocks = cut(shape, dtype.itemsize)
-    run = _prepare(shape, dtype, _tasks(shape, blocks))
-    return sum(prod(size) for size in run.shapes) * dtype.itemsize
+    """Scratch memory of all tasks, and the sums."""
+    return _prepare(shape, dtype, _tasks(shape, cut(shape, dtype.itemsize))).scratch_bytes
 
 
 @lru_cache(maxsize=1024)
@@ -219,8 +221,8 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
     )
     lanes = LANES[8 * dtype.itemsize]
     cells = shape.group_in * shape.taps
-    sums_shape = (blocks.segments, shape.groups, blocks.sums_height, blocks.sums_width)
-    finish_tasks = task_count(prod(sums_shape), shape.groups * -(-cells // lanes))
+    sums_size = blocks.segments * shape.groups * blocks.sums_height * blocks.sums_width
+    finish_tasks = task_count(sums_size, shape.groups * -(-cells // lanes))
     # a task of `finish_weight` needs a block of lanes x lanes: no more than one of `weight_sums` has
     scratch_bytes = max(blocks.scratch_bytes, lanes * lanes * dtype.itemsize)
     finish = Prepared(
@@ -236,5 +238,7 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         group_cells=cells,
         group_out=shape.group_out,
     )
-    scratch = max(tasks * blocks.scratch_bytes, finish_tasks * scratch_bytes) // dtype.itemsize
-    return _Run(sums, finish, (sums_shape, (scratch,)))
+    _, at_scratch, end = places(
+        [sums_size * dtype.itemsize, max(tasks * blocks.scratch_bytes, finish_tasks * scratch_bytes)]
+    )
+    return _Run(sums, finish, end, at_scratch)

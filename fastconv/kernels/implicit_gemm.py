@@ -71,7 +71,7 @@ PACK = record(
 #: Most cells of a row's channel of which all are transposed to pack some.
 MOST_SPAN = 64
 #: Panels that are packed at a time where the rows of a channel follow each other, and channels to look ahead.
-NEAR_PANELS, NEAR_AHEAD = 4, 4
+NEAR_PANELS, NEAR_AHEAD = 8, 16
 
 
 @inlined
