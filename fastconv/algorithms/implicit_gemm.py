@@ -24,6 +24,8 @@ from fastconv.threads import Both, Prepared, task_count
 DEPTH = 576
 #: Bytes of the packed block, which stays in L2.
 PACKED_BYTES = 480 << 10
+#: Bytes of the rows of x that are filled at a time, which stay in L1.
+ROWS_BYTES = 20 << 10
 #: Most pixels of a block.
 PIXELS = 480
 #: Below this many vectors of pixels the threads share the output channels instead.
@@ -203,6 +205,7 @@ class Blocks(NamedTuple):
     pixel_tasks: int
     panel_tasks: int
     direct: bool
+    fill_channels: int
     phase_size: int
     row_size: int
     plane_size: int
@@ -214,6 +217,7 @@ class Blocks(NamedTuple):
     at_panel_offsets: int
     at_runs: int
     at_moves: int
+    at_fills: int
     scratch_bytes: int
 
 
@@ -251,17 +255,20 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     row = phase * stride_x
     plane = rows * row + 2 * lanes
     channel = conv.kernel[0] * plane
+    fill_channels = channels if direct else min(channels, max(1, ROWS_BYTES // (channel * itemsize)))
     moves = block // lanes + block // panel_pixels + 2 * runs + 4
+    fills = conv.kernel[0] * rows * -(-phase // lanes) * stride_x if stride_x <= kernels.FILL_STRIDE else 0
     tiles = 1 if channels == conv.group_in else -(-conv.panels // panel_tasks) * (block // panel_pixels)
 
     sizes = (
-        (0 if direct else channels * channel + 4 * lanes) * itemsize,
+        (0 if direct else fill_channels * channel + 4 * lanes) * itemsize,
         (block_depth * (block + panel_pixels) + 4 * lanes) * itemsize,
         tiles * ROWS * panel_pixels * itemsize,
         block_depth * 8,
         VECTORS * block_depth * 8,
         runs * kernels.RUN_FIELDS * 8,
         moves * kernels.MOVE_FIELDS * 8,
+        fills * kernels.FILL_FIELDS * 8,
     )
     *at, end = places(sizes)
     return Blocks._make(
@@ -271,6 +278,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
             pixel_tasks,
             panel_tasks,
             direct,
+            fill_channels,
             phase,
             row,
             plane,
@@ -392,6 +400,7 @@ def prepare(
         pixel_tasks=blocks.pixel_tasks,
         panel_tasks=blocks.panel_tasks,
         direct=int(blocks.direct),
+        fill_channels=blocks.fill_channels,
         at_rows=blocks.at_rows,
         at_packed=blocks.at_packed,
         at_tiles=blocks.at_tiles,
@@ -399,6 +408,7 @@ def prepare(
         at_panel_offsets=blocks.at_panel_offsets,
         at_runs=blocks.at_runs,
         at_moves=blocks.at_moves,
+        at_fills=blocks.at_fills,
         phase_size=blocks.phase_size,
         row_size=blocks.row_size,
         plane_size=blocks.plane_size,

@@ -46,10 +46,12 @@ FORWARD = record(
     "out_depth out_height out_width "
     # blocks, and over how many tasks pixels and panels are split
     "block_channels block_pixels pixel_tasks panel_tasks "
+    # channels whose rows are filled at a time
+    "fill_channels "
     # whether moves read x itself
     "direct "
     # parts of a task's scratch, bytes from its start
-    "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves "
+    "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves at_fills "
     # `rows`: elements of a phase of a row, of a row, of a plane of rows, of a channel
     "phase_size row_size plane_size channel_size"
 )
@@ -58,6 +60,10 @@ FORWARD = record(
 RUN_FIELDS = 7
 #: Entries of the table of moves: source in bytes, place in the block of pixels, cells that may be read.
 MOVE_FIELDS = 3
+#: Entries of the table of fills: source in bytes, the lanes that are inside x, target in bytes.
+FILL_FIELDS = 3
+#: Up to this stride the rows of x are filled by a table, and from this many channels on: it takes time to make.
+FILL_STRIDE, FILL_CHANNELS = 2, 8
 
 #: `taps_at` is a table of the elements from the first kernel cell of a channel to each that is used; `plain`
 #: says that these and the channels follow each other. Else `span` is 0, or the cells of a row's channel where
@@ -265,6 +271,66 @@ def find_runs(p, block, count, runs, moves, lanes, size):
 
 
 @inlined
+def find_fills(p, runs, run_count, fills, lanes, size):
+    """The vectors of x that `fill_rows` reads, and where they go; for strides up to FILL_STRIDE along x.
+
+    With a stride of 2 there are two vectors in a row for one of each phase. A row's last vectors come first:
+    what they write behind it, into the next phase or row, is written after them.
+    """
+    fill_count = 0
+    for run_index in range(run_count):
+        run = RUN_FIELDS * run_index
+        first_row = runs[run + 4]
+        iy0 = runs[run + 2] * p.stride_y - p.pad_y - first_row
+        ix0 = runs[run + 3] * p.stride_x - p.pad_x
+        for kz in range(p.kernel_z):
+            iz = runs[run + 1] * p.stride_z - p.pad_z + kz * p.dilation_z
+            for row in range(runs[run + 5], runs[run + 6]):
+                if p.kernel_y == 1 and row != first_row:
+                    continue  # a stride skips it
+                iy = iy0 + row
+                inside = 0 <= iz < p.depth and 0 <= iy < p.height
+                source = runs[run] * p.x_n + iz * p.x_z + iy * p.x_y
+                target = kz * p.plane_size + row * p.row_size
+                for u in range((p.phase_size - 1) // lanes * lanes, -1, -lanes):
+                    for part in range(p.stride_x):
+                        first = ix0 + u * p.stride_x + part * lanes
+                        low, high = min(lanes, max(0, -first)), max(0, min(lanes, p.width - first))
+                        seen = (1 << high) - (1 << low) if inside and low < high else 0
+                        fill = FILL_FIELDS * fill_count
+                        # where no lane is inside x, any address of x will do
+                        fills[fill] = (source + first) * size if seen else 0
+                        fills[fill + 1] = seen
+                        fills[fill + 2] = (target + part * p.phase_size + u) * size
+                        fill_count += 1
+    return fill_count
+
+
+@inlined
+def fill_by_table(p, fills, fill_count, first_channel, channels, rows, zero):
+    """`fill_rows` for a stride along x of 1 or 2."""
+    size = simd.bytes_of(zero)
+    ahead = p.x_c * size
+    for c in range(channels):
+        source, target = first_channel + c * ahead, rows + c * p.channel_size * size
+        if p.stride_x == 1:
+            for fill in range(0, FILL_FIELDS * fill_count, FILL_FIELDS):
+                cell = source + fills[fill]
+                simd.prefetch(cell + ahead)
+                simd.store(target + fills[fill + 2], simd.load_lanes(cell, fills[fill + 1], zero))
+        else:
+            for fill in range(0, FILL_FIELDS * fill_count, 2 * FILL_FIELDS):
+                near, far = source + fills[fill], source + fills[fill + FILL_FIELDS]
+                simd.prefetch(near + ahead)
+                simd.prefetch(far + ahead)
+                first = simd.load_lanes(near, fills[fill + 1], zero)
+                second = simd.load_lanes(far, fills[fill + FILL_FIELDS + 1], zero)
+                simd.store(target + fills[fill + 2], simd.even(first, second))
+                if p.kernel_x > 1:
+                    simd.store(target + fills[fill + FILL_FIELDS + 2], simd.odd(first, second))
+
+
+@inlined
 def fill_rows(p, runs, run_count, first_channel, channels, rows, zero):
     """The rows of x that the runs read, from some channels at `first_channel`, into the scratch at `rows`."""
     size = simd.bytes_of(zero)
@@ -376,6 +442,8 @@ def forward(bits):
             ints(scratch + p.at_runs),
             ints(scratch + p.at_moves),
         )
+        fills, by_table = ints(scratch + p.at_fills), not p.direct and p.stride_x <= FILL_STRIDE
+        by_table = by_table and p.block_channels >= FILL_CHANNELS
         table_of_offsets(p, offsets, size)
         ahead = 4 * p.x_c * size if p.direct else 0  # 1 x 1 kernels: a few channels
         # B's rows for the micro-kernel, in panels of 1, 2, .. vectors
@@ -389,6 +457,9 @@ def forward(bits):
             count = min(p.block_pixels, last_pixel - block)
             block_vectors = (count + lanes - 1) // lanes
             run_count, move_count = find_runs(p, block, count, runs, moves, lanes, size)
+            fill_count = 0
+            if by_table:
+                fill_count = find_fills(p, runs, run_count, fills, lanes, size)
 
             for group in range(p.groups):
                 weights = p.weight + group * p.group_in * taps * panels * ROWS * size
@@ -396,24 +467,41 @@ def forward(bits):
                     channels = min(p.block_channels, p.group_in - c0)
                     depth = channels * taps
                     base = p.x + (group * p.group_in + c0) * p.x_c * size
-                    if not p.direct:
-                        rows = scratch + p.at_rows
-                        fill_rows(p, runs, run_count, base, channels, rows, zero)
-                        base = rows
+                    # a few channels at a time, whose rows stay in L1
+                    for c in range(0, channels, p.fill_channels):
+                        count_c = min(p.fill_channels, channels - c)
+                        source = base + c * p.x_c * size
+                        if not p.direct:
+                            rows = scratch + p.at_rows
+                            if by_table:
+                                fill_by_table(p, fills, fill_count, source, count_c, rows, zero)
+                            else:
+                                fill_rows(p, runs, run_count, source, count_c, rows, zero)
+                            source = rows
 
-                    # a plain 0 is a type of its own, for which `pack_panel` would be compiled once more
-                    move = intp(0)
-                    for panel in range(0, block_vectors, VECTORS):
-                        first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
-                        end = first + panel_vectors * lanes
-                        last = move
-                        while last < move_count and moves[MOVE_FIELDS * last + 1] < end:
-                            last += 1
-                        target = packed + first * depth * size
-                        pack_panel(
-                            target, base, offsets, depth, moves, move, last, first, panel_vectors, ahead, zero
-                        )
-                        move = last
+                        # a plain 0 is a type of its own, for which `pack_panel` would be compiled once more
+                        move = intp(0)
+                        for panel in range(0, block_vectors, VECTORS):
+                            first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
+                            end = first + panel_vectors * lanes
+                            last = move
+                            while last < move_count and moves[MOVE_FIELDS * last + 1] < end:
+                                last += 1
+                            target = packed + (first * depth + c * taps * panel_vectors * lanes) * size
+                            pack_panel(
+                                target,
+                                source,
+                                offsets,
+                                count_c * taps,
+                                moves,
+                                move,
+                                last,
+                                first,
+                                panel_vectors,
+                                ahead,
+                                zero,
+                            )
+                            move = last
 
                     start = LOAD if c0 else (BIAS if p.bias else ZERO)
                     final = c0 + channels == p.group_in

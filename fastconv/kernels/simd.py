@@ -211,6 +211,33 @@ def load_between(typingctx: Any, address: Any, first: Any, limit: Any, like: Any
     return like(types.int64, types.int64, types.int64, like), codegen
 
 
+@intrinsic
+def load_lanes(typingctx: Any, address: Any, lanes: Any, like: Any) -> Any:
+    """The lanes whose bits are set in the int `lanes` from memory, the first the lowest; the others 0."""
+    if not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(builder, args[0], like)
+        bits = builder.trunc(args[1], ir.IntType(like.lanes))
+        mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), like.lanes))
+        if REGISTER_BYTES >= 32:
+            return masked_load(builder, pointer, mask, like)
+        # without such an instruction a masked load is a branch for each lane
+        result = cgutils.alloca_once(builder, like.llvm)
+        whole = builder.icmp_signed("==", bits, ir.Constant(bits.type, -1))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                value = builder.load(pointer)
+                value.align = like.bits // 8
+                builder.store(value, result)
+            with otherwise:
+                builder.store(masked_load(builder, pointer, mask, like), result)
+        return builder.load(result)
+
+    return like(types.int64, types.int64, like), codegen
+
+
 @intrinsic(prefer_literal=True)
 def load_double(typingctx: Any, address: Any, bits: Any, count: Any) -> Any:
     """Reals of `bits` as a float64 vector: the first `count` lanes from memory, the others 0."""
