@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.base import Bound
-from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
+from fastconv.algorithms.workspace import odd_lines, places, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -202,6 +202,7 @@ class Blocks(NamedTuple):
 
     channels: int
     pixels: int
+    blocks: int
     pixel_tasks: int
     panel_tasks: int
     direct: bool
@@ -239,10 +240,11 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     share_channels = (vectors < FEW_VECTORS and conv.panels >= 2 * tasks) or vectors < tasks <= conv.panels
     pixel_tasks = 1 if share_channels else min(tasks, vectors)
     panel_tasks = tasks if share_channels else 1
-    most = min(PIXELS, PACKED_BYTES // (itemsize * block_depth)) // panel_pixels * panel_pixels
-    task_pixels = round_up(-(-pixels // pixel_tasks), lanes)
-    count = -(-task_pixels // max(panel_pixels, most))
-    block = round_up(-(-task_pixels // count), panel_pixels)
+    most = max(VECTORS, min(PIXELS, PACKED_BYTES // (itemsize * block_depth)) // lanes)
+    task_vectors = -(-vectors // pixel_tasks)
+    blocks = -(-task_vectors // most)
+    block_vectors = -(-task_vectors // blocks)
+    block, block_panels = block_vectors * lanes, -(-block_vectors // VECTORS)
 
     # the rows of x that a block reads: see the kernel
     width, stride_x = conv.output[2], conv.stride[2]
@@ -256,13 +258,13 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     plane = rows * row + 2 * lanes
     channel = conv.kernel[0] * plane
     fill_channels = channels if direct else min(channels, max(1, ROWS_BYTES // (channel * itemsize)))
-    moves = block // lanes + block // panel_pixels + 2 * runs + 4
+    moves = block_vectors + block_panels + 2 * runs + 4
     fills = conv.kernel[0] * rows * -(-phase // lanes) * stride_x if stride_x <= kernels.FILL_STRIDE else 0
-    tiles = 1 if channels == conv.group_in else -(-conv.panels // panel_tasks) * (block // panel_pixels)
+    tiles = 1 if channels == conv.group_in else -(-conv.panels // panel_tasks) * block_panels
 
     sizes = (
         (0 if direct else fill_channels * channel + 4 * lanes) * itemsize,
-        (block_depth * (block + panel_pixels) + 4 * lanes) * itemsize,
+        (block_depth * block + (block_panels + 4) * lanes) * itemsize,
         tiles * ROWS * panel_pixels * itemsize,
         block_depth * 8,
         VECTORS * block_depth * 8,
@@ -275,6 +277,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
         (
             channels,
             block,
+            blocks,
             pixel_tasks,
             panel_tasks,
             direct,
@@ -397,6 +400,7 @@ def prepare(
         **conv.sizes,
         block_channels=blocks.channels,
         block_pixels=blocks.pixels,
+        blocks=blocks.blocks,
         pixel_tasks=blocks.pixel_tasks,
         panel_tasks=blocks.panel_tasks,
         direct=int(blocks.direct),

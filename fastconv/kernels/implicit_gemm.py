@@ -44,8 +44,8 @@ FORWARD = record(
     "kernel_z kernel_y kernel_x stride_z stride_y stride_x "
     "dilation_z dilation_y dilation_x pad_z pad_y pad_x "
     "out_depth out_height out_width "
-    # blocks, and over how many tasks pixels and panels are split
-    "block_channels block_pixels pixel_tasks panel_tasks "
+    # blocks, those of a task, and over how many tasks pixels and panels are split
+    "block_channels block_pixels blocks pixel_tasks panel_tasks "
     # channels whose rows are filled at a time
     "fill_channels "
     # whether moves read x itself
@@ -62,7 +62,7 @@ RUN_FIELDS = 7
 MOVE_FIELDS = 3
 #: Entries of the table of fills: source in bytes, the lanes that are inside x, target in bytes.
 FILL_FIELDS = 3
-#: Up to this stride the rows of x are filled by a table, and from this many channels on: it takes time to make.
+#: Up to this stride the rows of x are filled by a table, and for no fewer channels: it takes time to make.
 FILL_STRIDE, FILL_CHANNELS = 2, 8
 
 #: `taps_at` is a table of the elements from the first kernel cell of a channel to each that is used; `plain`
@@ -432,8 +432,8 @@ def forward(bits):
         first_panel = panel_task * panels // p.panel_tasks
         last_panel = (panel_task + 1) * panels // p.panel_tasks
         vectors = (p.images * pixels + lanes - 1) // lanes
-        first_pixel = pixel_task * vectors // p.pixel_tasks * lanes
-        last_pixel = min((pixel_task + 1) * vectors // p.pixel_tasks * lanes, p.images * pixels)
+        first_vector = pixel_task * vectors // p.pixel_tasks
+        last_vector = (pixel_task + 1) * vectors // p.pixel_tasks
 
         scratch = p.scratch + t * p.scratch_bytes
         packed, tiles = scratch + p.at_packed, scratch + p.at_tiles
@@ -453,9 +453,15 @@ def forward(bits):
             for k in range(block_depth):
                 panel_offsets[vector * block_depth + k] = k * (vector + 1) * lanes * size
 
-        for block in range(first_pixel, last_pixel, p.block_pixels):
-            count = min(p.block_pixels, last_pixel - block)
+        # blocks of as equal sizes as can be
+        for block_index in range(p.blocks):
+            block = (first_vector + block_index * (last_vector - first_vector) // p.blocks) * lanes
+            end = (first_vector + (block_index + 1) * (last_vector - first_vector) // p.blocks) * lanes
+            count = min(end, p.images * pixels) - block
+            if count <= 0:
+                continue
             block_vectors = (count + lanes - 1) // lanes
+            block_panels = (block_vectors + VECTORS - 1) // VECTORS
             run_count, move_count = find_runs(p, block, count, runs, moves, lanes, size)
             fill_count = 0
             if by_table:
@@ -481,13 +487,16 @@ def forward(bits):
 
                         # a plain 0 is a type of its own, for which `pack_panel` would be compiled once more
                         move = intp(0)
-                        for panel in range(0, block_vectors, VECTORS):
-                            first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
+                        for panel in range(block_panels):
+                            first = panel * panel_pixels
+                            panel_vectors = min(VECTORS, block_vectors - panel * VECTORS)
                             end = first + panel_vectors * lanes
                             last = move
                             while last < move_count and moves[MOVE_FIELDS * last + 1] < end:
                                 last += 1
-                            target = packed + (first * depth + c * taps * panel_vectors * lanes) * size
+                            # a vector behind each panel, for what the last move writes over the end
+                            target = packed + (first * depth + panel * lanes) * size
+                            target += c * taps * panel_vectors * lanes * size
                             pack_panel(
                                 target,
                                 source,
@@ -511,8 +520,9 @@ def forward(bits):
                         bias = p.bias + (group * panels + panel_row) * ROWS * size
                         channel = group * p.group_out + panel_row * ROWS
                         used_rows = min(ROWS, p.group_out - panel_row * ROWS)
-                        for panel in range(0, block_vectors, VECTORS):
-                            first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
+                        for panel in range(block_panels):
+                            first = panel * panel_pixels
+                            panel_vectors = min(VECTORS, block_vectors - panel * VECTORS)
                             cells = min(panel_vectors * lanes, count - first)
                             n, pixel = divmod(block + first, pixels)
                             # a whole tile within one image is kept in y, another one in scratch
@@ -524,11 +534,10 @@ def forward(bits):
                             else:
                                 slot = 0
                                 if p.block_channels < p.group_in:
-                                    slot = (panel_row - first_panel) * (p.block_pixels // panel_pixels)
-                                    slot += panel // VECTORS
+                                    slot = (panel_row - first_panel) * block_panels + panel
                                 c = tiles + slot * ROWS * panel_pixels * size
                                 c_row = panel_vectors * lanes * size
-                            b = packed + first * depth * size
+                            b = packed + (first * depth + panel * lanes) * size
                             table = scratch + p.at_panel_offsets + (panel_vectors - 1) * block_depth * 8
                             if panel_vectors == 3:
                                 multiply_tile(a, b, table, depth, c, c_row, start, bias, least, 3, zero)
