@@ -60,6 +60,35 @@ def test_blocks_do_not_change_the_result(depth: int, packed: int, pixels: int, f
     assert_same_bits(y, fastconv.conv2d(x, weight, padding=1, algorithm="naive"))
 
 
+@pytest.mark.parametrize("fresh", [0, 10**9])
+@pytest.mark.parametrize(
+    "facts", [{"groups": 1}, {"groups": 2, "padding": 1}, {"groups": 3, "stride": 2, "padding": (2, 1)}]
+)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 7), (9, 8)])
+def test_weights_packed_before_or_where_they_are_read(fresh: int, facts: dict, kernel: tuple) -> None:
+    """Few pixels, so that all is one block; whole panels of channels, several at a time, and a part of one."""
+    rng = np.random.default_rng(kernel)
+    groups = facts["groups"]
+    # small integers: every order of additions is exact
+    x = rng.integers(-4, 5, (2, 21 * groups, 9, 8)).astype(np.float32)
+    weight = rng.integers(-4, 5, (75 * groups, 21, *kernel)).astype(np.float32)
+    bias = rng.integers(-4, 5, 75 * groups).astype(np.float32)
+
+    def results(algorithm: str) -> list[np.ndarray]:
+        y = fastconv.conv2d(x, weight, bias, **facts, algorithm=algorithm)
+        grad_output = y % 5 - 2
+        grads = fastconv.conv2d_backward(grad_output, x, weight, **facts, algorithm=algorithm)
+        assert grads.x is not None
+        return [y, grads.x]
+
+    with mock.patch.multiple(implicit_gemm, FRESH_BYTES=fresh, DEPTH=100):
+        forget()
+        got = results("gemm")
+    forget()
+    for result, expected in zip(got, results("im2col"), strict=True):
+        assert_same_bits(result, expected)
+
+
 @given(
     st.sampled_from([1, 3000, 10**6]),
     st.sampled_from([1, 1000, 10**6]),
@@ -191,7 +220,9 @@ def test_scratch_of_a_task_is_bounded(layer: tuple[int, ...]) -> None:
             blocks = implicit_gemm.cut(conv, 4, tasks)
             assert blocks.scratch_bytes <= gemm.SCRATCH_BYTES
             assert blocks.pixel_tasks * blocks.panel_tasks <= tasks
-        packed = conv.packing(FLOAT32).size
+        # where the tasks pack what they read, there is no packed weight
+        fresh = implicit_gemm.cut(conv, 4, implicit_gemm.tasks_of(conv)).fresh
+        packed = 0 if fresh else conv.packing(FLOAT32).size
         workspace = implicit_gemm.workspace_bytes(conv, FLOAT32)
         assert packed < workspace <= packed + fastconv.get_num_threads() * gemm.SCRATCH_BYTES
 

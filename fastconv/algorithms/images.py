@@ -159,11 +159,15 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool) -> tuple[Prepare
         "weight packed bias whole_bias",
         taps_at=address_of(taps_at),
         groups=1,
-        group_in=0 if bias_alone else panels.group_in,
+        group_in=panels.group_in,
         group_out=panels.group_out,
         taps=taps,
         block_channels=panels.group_in,
         **weights.order(panels.kernel, panels.group_out),
+        first_unit=0,
+        last_unit=panels.panels,
+        first_channel=0,
+        last_channel=0 if bias_alone else panels.group_in,
     )
     return run, taps_at
 

@@ -26,6 +26,8 @@ DEPTH = 576
 PACKED_BYTES = 480 << 10
 #: Bytes of the rows of x that are filled at a time, which stay in L1.
 ROWS_BYTES = 20 << 10
+#: From this many bytes on, a weight that is read once is packed where it is read.
+FRESH_BYTES = 256 << 10
 #: Most pixels of a block.
 PIXELS = 480
 #: Below this many vectors of pixels the threads share the output channels instead.
@@ -115,11 +117,15 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple
         "weight packed bias whole_bias",
         taps_at=address_of(taps_at),
         groups=panels.groups,
-        group_in=0 if bias_alone else panels.group_in,
+        group_in=panels.group_in,
         group_out=panels.group_out,
         taps=taps,
         block_channels=block_channels(panels.group_in, taps),
         **weights.order(panels.kernel, panels.group_out),
+        first_unit=0,
+        last_unit=panels.panels,
+        first_channel=0,
+        last_channel=0 if bias_alone else panels.group_in,
     )
     return prepared, taps_at
 
@@ -206,6 +212,8 @@ class Blocks(NamedTuple):
     pixel_tasks: int
     panel_tasks: int
     direct: bool
+    #: whether a task packs what it reads of the weight, since it reads it once
+    fresh: bool
     fill_channels: int
     phase_size: int
     row_size: int
@@ -219,6 +227,8 @@ class Blocks(NamedTuple):
     at_runs: int
     at_moves: int
     at_fills: int
+    at_fresh: int
+    at_pack: int
     scratch_bytes: int
 
 
@@ -246,6 +256,9 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     block_vectors = -(-task_vectors // blocks)
     block, block_panels = block_vectors * lanes, -(-block_vectors // VECTORS)
 
+    weight_bytes = conv.groups * conv.panels * ROWS * conv.group_in * conv.taps * itemsize
+    fresh = pixel_tasks == blocks == 1 and weight_bytes >= FRESH_BYTES
+
     # the rows of x that a block reads: see the kernel
     width, stride_x = conv.output[2], conv.stride[2]
     direct = stride_x == 1 and conv.reads_inside
@@ -271,6 +284,8 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
         runs * kernels.RUN_FIELDS * 8,
         moves * kernels.MOVE_FIELDS * 8,
         fills * kernels.FILL_FIELDS * 8,
+        kernels.FRESH_PANELS * ROWS * block_depth * itemsize if fresh else 0,
+        kernels.PACK.itemsize,
     )
     *at, end = places(sizes)
     return Blocks._make(
@@ -281,6 +296,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
             pixel_tasks,
             panel_tasks,
             direct,
+            fresh,
             fill_channels,
             phase,
             row,
@@ -317,6 +333,8 @@ class Run(NamedTuple):
     #: bytes from the first cell of the array
     first_weight: int
     first_y: int
+    #: whether the forward kernel does the packing
+    fresh: bool
     #: bytes of the workspace; where in it the bias goes, padded to whole panels, or None; the tasks' scratch
     scratch_bytes: int
     at_bias: int | None
@@ -336,7 +354,10 @@ class Run(NamedTuple):
         out_at = address_of(out) + self.first_y
         bias_read = whole_bias or bias_at
         scratch_at = packed + self.at_scratch
-        if self.both is not None:
+        if self.fresh:
+            record = self.pack.record(weight_at, 0, bias_at, whole_bias)
+            self.forward.run(address_of(x), address_of(record), bias_read, out_at, scratch_at)
+        elif self.both is not None:
             self.both.run(
                 packed + self.at_records,
                 (
@@ -381,12 +402,14 @@ def prepare(
     depth, height, width = conv.input
     plane = depth * height * width
     panels = conv.packing(dtype)
-    pack, taps_at = _prepare_pack(panels, 1 if packed else panels.tasks, packed)
+    fresh = blocks.fresh and not packed
+    pack, taps_at = _prepare_pack(panels, 1 if packed or fresh else panels.tasks, packed)
     forward = Prepared(
         kernels.forward,
         dtype,
         tasks,
         "x weight bias y scratch",
+        pack_task=kernels.pack_weight.task(dtype).address if fresh else 0,
         scratch_bytes=blocks.scratch_bytes,
         relu=int(relu),
         x_n=conv.groups * conv.group_in * plane,
@@ -413,6 +436,8 @@ def prepare(
         at_runs=blocks.at_runs,
         at_moves=blocks.at_moves,
         at_fills=blocks.at_fills,
+        at_fresh=blocks.at_fresh,
+        at_pack=blocks.at_pack,
         phase_size=blocks.phase_size,
         row_size=blocks.row_size,
         plane_size=blocks.plane_size,
@@ -420,10 +445,10 @@ def prepare(
     )
     padded = has_bias and conv.group_out % ROWS != 0
     bias_size = panels.panels * ROWS * dtype.itemsize if padded else 0
-    both = Both(pack, forward) if pack.tasks == tasks == 1 and not packed else None
+    both = Both(pack, forward) if pack.tasks == tasks == 1 and not (packed or fresh) else None
     _, at_bias, at_scratch, at_records, end = places(
         [
-            0 if packed else panels.size,
+            0 if packed or fresh else panels.size,
             bias_size,
             tasks * blocks.scratch_bytes,
             0 if both is None else both.size,
@@ -434,6 +459,7 @@ def prepare(
         forward,
         conv.weights.first_tap * dtype.itemsize,
         conv.y.first * dtype.itemsize,
+        fresh,
         end,
         at_bias if padded else None,
         at_scratch,

@@ -29,15 +29,16 @@ from math import inf
 
 from numba import intp
 
-from fastconv.jit import fields, inlined, ints, kernel, reals, record
+from fastconv.jit import call_task, fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
 from fastconv.kernels.rows import fill_phase
 from fastconv.kernels.simd import LANES, put, take
 
 FORWARD = record(
-    # addresses; weight is packed (`pack_weight`), bias as long as whole panels, or 0
-    "x weight bias y scratch scratch_bytes relu "
+    # addresses; weight is packed, bias as long as whole panels, or 0. With a `pack_task`, the address of
+    # `pack_weight`, each task packs what it reads of the weight, which is the record for that kernel
+    "x weight bias y scratch pack_task scratch_bytes relu "
     # strides in elements; the last axis of x is contiguous, and so are the pixels of y if it is dense
     "x_n x_c x_z x_y y_n y_k y_z y_y y_x dense "
     "images groups group_in group_out height width depth "
@@ -52,6 +53,7 @@ FORWARD = record(
     "direct "
     # parts of a task's scratch, bytes from its start
     "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves at_fills "
+    "at_fresh at_pack "
     # `rows`: elements of a phase of a row, of a row, of a plane of rows, of a channel
     "phase_size row_size plane_size channel_size"
 )
@@ -71,8 +73,17 @@ FILL_STRIDE, FILL_CHANNELS = 2, 8
 #: that is no whole number of panels long is copied to `whole_bias`, else that is 0.
 PACK = record(
     "weight packed bias whole_bias taps_at groups group_in group_out taps block_channels "
-    "group_stride row_stride channel_stride plain span first_cell"
+    "group_stride row_stride channel_stride plain span first_cell "
+    # which panels, counted over the groups, and channels of a group, those from a block's first on
+    "first_unit last_unit first_channel last_channel"
 )
+#: Places in it.
+_NAMES = PACK.names or ()
+_PACKED, _WHOLE_BIAS, _PART = (_NAMES.index(name) for name in ("packed", "whole_bias", "first_unit"))
+_WORDS = len(_NAMES)
+
+#: Panels that a task packs at a time, which stay in L2.
+FRESH_PANELS = 8
 
 #: Most cells of a row's channel of which all are transposed to pack some.
 MOST_SPAN = 64
@@ -185,8 +196,8 @@ def pack_weight(bits):
         zero = simd.splat(0.0, bits)
         memory = simd.stack_memory(memory_bytes)
         panels = (p.group_out + ROWS - 1) // ROWS
-        units = p.groups * panels
-        unit, last_unit = t * units // tasks, (t + 1) * units // tasks
+        units = p.last_unit - p.first_unit
+        unit, last_unit = p.first_unit + t * units // tasks, p.first_unit + (t + 1) * units // tasks
         while unit < last_unit:
             group, panel = divmod(unit, panels)
             near = 0
@@ -196,8 +207,8 @@ def pack_weight(bits):
             if p.whole_bias:
                 for number in range(count):
                     pack_bias(p, group, panel + number, bias, whole_bias)
-            for c0 in range(0, p.group_in, p.block_channels):
-                channels = min(p.block_channels, p.group_in - c0)
+            for c0 in range(p.first_channel, p.last_channel, p.block_channels):
+                channels = min(p.block_channels, p.last_channel - c0)
                 if near:
                     pack_near(p, group, panel, near, c0, channels, taps_at, memory, zero)
                 else:
@@ -205,6 +216,23 @@ def pack_weight(bits):
             unit += count
 
     return pack_weight
+
+
+@inlined
+def pack_part(p, own, group, panel, count, c0, channels, fresh, size):
+    """Pack some panels of a block of channels to `fresh`, with the task's `own` record of `pack_weight`."""
+    panels = (p.group_out + ROWS - 1) // ROWS
+    taps = p.kernel_z * p.kernel_y * p.kernel_x
+    record, template = ints(own), ints(p.weight)
+    for word in range(_WORDS):
+        record[word] = template[word]
+    # it counts from the first panel of all on
+    record[_PACKED] = fresh - ((group * p.group_in + c0) * panels + panel * channels) * taps * ROWS * size
+    if c0:
+        record[_WHOLE_BIAS] = 0
+    record[_PART], record[_PART + 1] = group * panels + panel, group * panels + panel + count
+    record[_PART + 2], record[_PART + 3] = c0, c0 + channels
+    call_task(p.pack_task, own, 0, 1)
 
 
 @inlined
@@ -437,6 +465,7 @@ def forward(bits):
 
         scratch = p.scratch + t * p.scratch_bytes
         packed, tiles = scratch + p.at_packed, scratch + p.at_tiles
+        fresh, own = scratch + p.at_fresh, scratch + p.at_pack
         offsets, runs, moves = (
             ints(scratch + p.at_offsets),
             ints(scratch + p.at_runs),
@@ -516,7 +545,14 @@ def forward(bits):
                     final = c0 + channels == p.group_in
                     least = 0.0 if final and p.relu else -inf
                     for panel_row in range(first_panel, last_panel):
-                        a = weights + (c0 * panels + panel_row * channels) * taps * ROWS * size
+                        if p.pack_task:
+                            place = (panel_row - first_panel) % FRESH_PANELS
+                            if place == 0:
+                                fresh_panels = min(FRESH_PANELS, last_panel - panel_row)
+                                pack_part(p, own, group, panel_row, fresh_panels, c0, channels, fresh, size)
+                            a = fresh + place * depth * ROWS * size
+                        else:
+                            a = weights + (c0 * panels + panel_row * channels) * taps * ROWS * size
                         bias = p.bias + (group * panels + panel_row) * ROWS * size
                         channel = group * p.group_out + panel_row * ROWS
                         used_rows = min(ROWS, p.group_out - panel_row * ROWS)
