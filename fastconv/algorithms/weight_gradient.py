@@ -18,7 +18,7 @@ from fastconv.shapes import ConvShape
 from fastconv.threads import Prepared, task_count
 
 #: Most bytes of a chunk of the transposed grad_output, and of the rows of x for a block of channels: in L2.
-CHUNK_BYTES = 384 << 10
+CHUNK_BYTES = 400 << 10
 ROWS_BYTES = 256 << 10
 #: Pixels of a chunk: enough to pay for loading and storing a tile.
 LEAST_PIXELS, MOST_PIXELS = 64, 448
@@ -33,6 +33,7 @@ class Cut(NamedTuple):
     """How the work is cut, and what of a task's scratch memory is where, in bytes."""
 
     segments: int
+    chunks: int
     chunk_rows: int
     chunk_columns: int
     block_in: int
@@ -121,6 +122,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
     return Cut._make(
         (
             segments,
+            chunks,
             chunk_rows,
             chunk_columns,
             block_in,
@@ -140,10 +142,11 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
 
 
 class _Run(NamedTuple):
-    """Both kernels, ready to be run."""
+    """The kernels, ready to be run."""
 
     sums: Prepared
-    finish: Prepared
+    #: adds the segments up, if there are several
+    finish: Prepared | None
     #: bytes of the workspace, and where in it the tasks' scratch begins, behind the sums
     scratch_bytes: int
     at_scratch: int
@@ -151,8 +154,12 @@ class _Run(NamedTuple):
     def run(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
         """out = d sum(grad_output * conv(x, weight)) / dweight; of the arrays only the memory matters."""
         memory = scratch(self.scratch_bytes)
-        self.sums.run(address_of(x), address_of(grad_output), memory, memory + self.at_scratch)
-        self.finish.run(memory, address_of(out), memory + self.at_scratch)
+        arrays = address_of(x), address_of(grad_output)
+        if self.finish is None:
+            self.sums.run(*arrays, memory, memory + self.at_scratch, address_of(out))
+        else:
+            self.sums.run(*arrays, memory, memory + self.at_scratch, 0)
+            self.finish.run(memory, address_of(out), memory + self.at_scratch)
 
 
 def _tasks(shape: ConvShape, blocks: Cut) -> int:
@@ -179,7 +186,7 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         kernels.weight_sums,
         dtype,
         tasks,
-        "x grad_output sums scratch",
+        "x grad_output sums scratch grad_weight",
         scratch_bytes=blocks.scratch_bytes,
         sums_height=blocks.sums_height,
         sums_width=blocks.sums_width,
@@ -219,18 +226,22 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         channel_size=blocks.channel_size,
         panel_pixels=blocks.panel_pixels,
     )
+    scratch_bytes = tasks * blocks.scratch_bytes
+    sums_size = blocks.segments * shape.groups * blocks.sums_height * blocks.sums_width
+    if blocks.segments == 1:
+        # the sums of a single chunk are in the gradient at once
+        _, at_scratch, end = places([0 if blocks.chunks == 1 else sums_size * dtype.itemsize, scratch_bytes])
+        return _Run(sums, None, end, at_scratch)
     lanes = LANES[8 * dtype.itemsize]
     cells = shape.group_in * shape.taps
-    sums_size = blocks.segments * shape.groups * blocks.sums_height * blocks.sums_width
     finish_tasks = task_count(sums_size, shape.groups * -(-cells // lanes))
-    # a task of `finish_weight` needs a block of lanes x lanes: no more than one of `weight_sums` has
-    scratch_bytes = max(blocks.scratch_bytes, lanes * lanes * dtype.itemsize)
+    finish_bytes = lanes * lanes * dtype.itemsize
     finish = Prepared(
         kernels.finish_weight,
         dtype,
         finish_tasks,
         "sums grad_weight scratch",
-        scratch_bytes=lanes * lanes * dtype.itemsize,
+        scratch_bytes=finish_bytes,
         sums_height=blocks.sums_height,
         sums_width=blocks.sums_width,
         segments=blocks.segments,
@@ -238,7 +249,5 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         group_cells=cells,
         group_out=shape.group_out,
     )
-    _, at_scratch, end = places(
-        [sums_size * dtype.itemsize, max(tasks * blocks.scratch_bytes, finish_tasks * scratch_bytes)]
-    )
+    _, at_scratch, end = places([sums_size * dtype.itemsize, max(scratch_bytes, finish_tasks * finish_bytes)])
     return _Run(sums, finish, end, at_scratch)
