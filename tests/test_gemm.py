@@ -66,7 +66,7 @@ def test_blocks_do_not_change_the_result(depth: int, packed: int, pixels: int, f
 )
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 7), (9, 8)])
 def test_weights_packed_before_or_where_they_are_read(fresh: int, facts: dict, kernel: tuple) -> None:
-    """Few pixels, so that all is one block; whole panels of channels, several at a time, and a part of one."""
+    """Few pixels, so that all is one block; whole panels of channels, several at a time, and part of one."""
     rng = np.random.default_rng(kernel)
     groups = facts["groups"]
     # small integers: every order of additions is exact
@@ -120,6 +120,30 @@ def test_blocks_do_not_change_the_weight_gradient(
         result = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="gemm")
     forget()
     expected = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="naive")
+    assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("channels", "exchanged"), [((32, 80), True), ((32, 85), False), ((80, 32), False)])
+@pytest.mark.parametrize("pixels", [64, 400])
+def test_pointwise_weight_gradient_exchanges_its_arrays(
+    groups: int, channels: tuple[int, int], exchanged: bool, pixels: int
+) -> None:
+    """Where x has fewer channels, in whole panels."""
+    group_in, group_out = channels
+    rng = np.random.default_rng(group_out)
+    # small integers: every order of additions is exact
+    x = rng.integers(-4, 5, (3, groups * group_in, 13, 11)).astype(np.float32)
+    grad_output = rng.integers(-4, 5, (3, groups * group_out, 13, 11)).astype(np.float32)
+    shape = (groups * group_out, group_in, 1, 1)
+    with mock.patch.multiple(weight_gradient, SUMS_BYTES=1, EXCHANGED_PIXELS=pixels):
+        forget()
+        geometry = conv_shape("conv2d", 2, x.shape, shape, 1, 0, 1, groups, "NCHW")
+        rows = gemm.as_row(geometry)
+        assert weight_gradient.cut(rows, 4).exchanged == exchanged
+        result = fastconv.conv2d_weight_grad(grad_output, x, shape, groups=groups, algorithm="gemm")
+    forget()
+    expected = fastconv.conv2d_weight_grad(grad_output, x, shape, groups=groups, algorithm="naive")
     assert_same_bits(result, expected)
 
 

@@ -225,8 +225,11 @@ class Gemm(Algorithm):
         if op == "weight_grad":
             room, geometry = _weight_room(shape)
             blocks = room.cut(geometry, dtype.itemsize)
+            names = ("kernel cells", "output channels")
+            exchanged = shape.layout == "NCHW" and blocks.exchanged
+            rows, columns = names[::-1] if exchanged else names
             return {
-                "tile": f"{ROWS} kernel cells x {VECTORS * lanes} output channels ({tile})",
+                "tile": f"{ROWS} {rows} x {VECTORS * lanes} {columns} ({tile})",
                 "chunk": blocks.chunk,
                 "segments": f"{blocks.segments}, added in order",
             }

@@ -22,6 +22,8 @@ CHUNK_BYTES = 400 << 10
 ROWS_BYTES = 256 << 10
 #: Pixels of a chunk: enough to pay for loading and storing a tile.
 LEAST_PIXELS, MOST_PIXELS = 64, 448
+#: Most pixels of one where x is transposed: the gradient is to stay in L2, too.
+EXCHANGED_PIXELS = 224
 #: Most output channels of a block.
 BLOCK_OUT = 512
 #: Most segments, and bytes of the sums of all of them.
@@ -32,6 +34,8 @@ SUMS_BYTES = 1 << 20
 class Cut(NamedTuple):
     """How the work is cut, and what of a task's scratch memory is where, in bytes."""
 
+    #: whether x is transposed and grad_output read in place; the sizes are those of `exchange`'s convolution
+    exchanged: bool
     segments: int
     chunks: int
     chunk_rows: int
@@ -56,7 +60,8 @@ class Cut(NamedTuple):
     def chunk(self) -> str:
         """What is multiplied at a time."""
         x = "read in place" if self.direct else f"copied in blocks of {self.block_in} channels"
-        return f"{self.chunk_rows} x {self.chunk_columns} pixels, x {x}"
+        array = "grad_output" if self.exchanged else "x"
+        return f"{self.chunk_rows} x {self.chunk_columns} pixels, {array} {x}"
 
 
 def segment_count(chunks: int, most: int) -> int:
@@ -76,9 +81,29 @@ def reads_inside(shape: ConvShape) -> bool:
     return inside and shape.pad_before == (0, 0, 0)
 
 
+def exchange(shape: ConvShape) -> ConvShape:
+    """The convolution in which x and grad_output have each other's place; for a pointwise one."""
+    return shape._replace(in_channels=shape.out_channels, out_channels=shape.in_channels)
+
+
 @lru_cache(maxsize=1024)
 def cut(shape: ConvShape, itemsize: int) -> Cut:
-    """Sizes of the blocks; they do not depend on the number of tasks, but for how those share the units."""
+    """Sizes of the blocks; they do not depend on the number of tasks, but for how those share the units.
+
+    Of a pointwise convolution either array can be the transposed one. If that is x, sums of one segment that
+    need no filling up are the gradient itself. That pays where x has fewer channels.
+    """
+    if shape.is_pointwise and shape.group_in < shape.group_out:
+        other = exchange(shape)
+        blocks = _cut(other, itemsize, EXCHANGED_PIXELS)
+        whole = other.group_in % ROWS == other.group_out % LANES[8 * itemsize] == 0
+        if blocks.segments == 1 and whole:
+            height, width = other.group_in, other.group_out
+            return blocks._replace(exchanged=True, sums_height=height, sums_width=width)
+    return _cut(shape, itemsize, MOST_PIXELS)
+
+
+def _cut(shape: ConvShape, itemsize: int, most_pixels: int) -> Cut:
     lanes = LANES[8 * itemsize]
     cells = shape.group_in * shape.taps
     width = shape.output[2]
@@ -86,7 +111,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
 
     block_out = min(shape.group_out, BLOCK_OUT)
     out_bytes = round_up(block_out, lanes) * itemsize
-    pixels = max(LEAST_PIXELS, min(MOST_PIXELS, CHUNK_BYTES // out_bytes))
+    pixels = max(LEAST_PIXELS, min(most_pixels, CHUNK_BYTES // out_bytes))
     # equal chunks: of whole rows, or of a part of one
     chunk_columns = -(-width // -(-width // pixels))
     most_rows = max(1, pixels // width)
@@ -121,6 +146,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
     *at, end = places(sizes)
     return Cut._make(
         (
+            False,
             segments,
             chunks,
             chunk_rows,
@@ -147,6 +173,8 @@ class _Run(NamedTuple):
     sums: Prepared
     #: adds the segments up, if there are several
     finish: Prepared | None
+    #: whether the two arrays have each other's place, and the sums are the gradient
+    exchanged: bool
     #: bytes of the workspace, and where in it the tasks' scratch begins, behind the sums
     scratch_bytes: int
     at_scratch: int
@@ -155,7 +183,9 @@ class _Run(NamedTuple):
         """out = d sum(grad_output * conv(x, weight)) / dweight; of the arrays only the memory matters."""
         memory = scratch(self.scratch_bytes)
         arrays = address_of(x), address_of(grad_output)
-        if self.finish is None:
+        if self.exchanged:
+            self.sums.run(*arrays[::-1], address_of(out), memory + self.at_scratch, 0)
+        elif self.finish is None:
             self.sums.run(*arrays, memory, memory + self.at_scratch, address_of(out))
         else:
             self.sums.run(*arrays, memory, memory + self.at_scratch, 0)
@@ -163,6 +193,8 @@ class _Run(NamedTuple):
 
 
 def _tasks(shape: ConvShape, blocks: Cut) -> int:
+    if blocks.exchanged:
+        shape = exchange(shape)
     panels = -(-shape.group_in * shape.taps // ROWS)
     return task_count(shape.flops // 2, blocks.segments * shape.groups * panels)
 
@@ -180,6 +212,8 @@ def workspace_bytes(shape: ConvShape, dtype: np.dtype) -> int:
 @lru_cache(maxsize=1024)
 def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
     blocks = cut(shape, dtype.itemsize)
+    if blocks.exchanged:
+        shape = exchange(shape)
     depth, height, width = shape.input
     plane = depth * height * width
     sums = Prepared(
@@ -230,8 +264,9 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
     sums_size = blocks.segments * shape.groups * blocks.sums_height * blocks.sums_width
     if blocks.segments == 1:
         # the sums of a single chunk are in the gradient at once
-        _, at_scratch, end = places([0 if blocks.chunks == 1 else sums_size * dtype.itemsize, scratch_bytes])
-        return _Run(sums, None, end, at_scratch)
+        alone = blocks.exchanged or blocks.chunks == 1
+        _, at_scratch, end = places([0 if alone else sums_size * dtype.itemsize, scratch_bytes])
+        return _Run(sums, None, blocks.exchanged, end, at_scratch)
     lanes = LANES[8 * dtype.itemsize]
     cells = shape.group_in * shape.taps
     finish_tasks = task_count(sums_size, shape.groups * -(-cells // lanes))
@@ -250,4 +285,4 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         group_out=shape.group_out,
     )
     _, at_scratch, end = places([sums_size * dtype.itemsize, max(scratch_bytes, finish_tasks * finish_bytes)])
-    return _Run(sums, finish, end, at_scratch)
+    return _Run(sums, finish, False, end, at_scratch)
