@@ -5,8 +5,9 @@
 
 Errors are relative to the standard deviation of the exact results, which are NumPy's in float64, or, where
 float64 is what is looked at, in extended precision. 3 x 3 kernels, normally distributed numbers, weights
-divided by the root of the products that a sum has. Winograd's tiles are 4 x 4 cells on a map of 28 x 28, and
-2 x 2 on one of 7 x 7. A contender that is not installed is named below the table.
+divided by the root of the products that a sum has. A weight gradient sums over images instead of channels:
+so many there are. Winograd's tiles are 4 x 4 cells on a map of 28 x 28, and forward 2 x 2 on one of 7 x 7. A
+contender that is not installed is named below the table.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from benchmarks.table import NOT_MEASURED, Row, aligned
 
 CHANNELS = (16, 64, 128, 256, 512)
 SIZES = (28, 7)
-#: Output channels, which have no influence on errors.
+OPERATIONS = ("forward", "input_grad", "weight_grad")
+#: Output channels, and of weight gradients input channels: they have no influence on errors.
 FILTERS = 32
 
 
 def layer_of(op: str, channels: int, size: int) -> ConvLayer:
-    """A layer with sums over `channels` input channels; for the input gradient those are the filters."""
+    """A layer with sums over `channels` input channels; by `op` those are the filters, or the images."""
+    if op == "weight_grad":
+        return ConvLayer(f"{channels} images", "accuracy", channels, FILTERS, size, FILTERS, 3, padding=1)
     ends = (FILTERS, channels) if op == "input_grad" else (channels, FILTERS)
     return ConvLayer(f"{channels} channels", "accuracy", 1, ends[0], size, ends[1], 3, padding=1)
 
@@ -99,7 +103,8 @@ def report(op: str, size: int, channels: Iterable[int], dtype: Any, markdown: bo
         found, left_out = errors(op, layer, dtype)
         table[count] = {label(name, op, layer, dtype): pair for name, pair in found.items()}
         missing |= {name: reason for name, reason in left_out.items() if reason != peers.CHOSEN}
-    lines = [f"\n{op}, {np.dtype(dtype)}, map of {size} x {size}, by input channels\n"]
+    by = "images" if op == "weight_grad" else "input channels"
+    lines = [f"\n{op}, {np.dtype(dtype)}, map of {size} x {size}, by {by}\n"]
     lines.append(aligned(rows(table), markdown))
     lines += [f"not measured: {label(name, op, layer, dtype)}: {reason}" for name, reason in missing.items()]
     return "\n".join(lines)
@@ -109,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Errors against float64, by algorithm and channels.")
     parser.add_argument("--channels", nargs="+", type=int, default=CHANNELS, metavar="N")
     parser.add_argument("--size", nargs="+", type=int, default=SIZES, metavar="N")
-    parser.add_argument("--op", nargs="+", default=["forward"], choices=["forward", "input_grad"])
+    parser.add_argument("--op", nargs="+", default=["forward"], choices=list(OPERATIONS))
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ import pytest
 from strategies import Conv, Pool
 
 from fastconv import reference
-from fastconv.algorithms import ALGORITHMS, im2col, winograd
+from fastconv.algorithms import ALGORITHMS, im2col, winograd, winograd_gradient
 from fastconv.algorithms.workspace import workspace
 from fastconv.functional import run
 from fastconv.functional.arrays import lift_like_x, lift_weight
@@ -95,25 +96,54 @@ def winograd_magnitude(case: Conv, op: str, x: np.ndarray, weight: np.ndarray) -
     shape = geometry(case)
     tiling = winograd.tiling_of(shape, np.dtype(case.dtype), op)
     tile, conv = tiling.tile, tiling.conv
-    a, g, b = (np.abs(matrix) for matrix in map(np.array, float_matrices(tile)))
-    size = [tile * count + 2 for count in tiling.grid]
-    padded = np.zeros((conv.images, conv.groups, conv.group_in, *size))
-    places = []
-    for cells, length, pad in zip(size, conv.input[1:], conv.pad[1:], strict=True):
-        inside = np.arange(length) + pad
-        keep = (inside >= 0) & (inside < cells)
-        places.append((inside[keep], np.flatnonzero(keep)))
-    (to_y, from_y), (to_x, from_x) = places
-    source = np.abs(x).reshape(*padded.shape[:3], *x.shape[2:])
-    padded[..., to_y[:, None], to_x] = source[..., from_y[:, None], from_x]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (tile + 2, tile + 2), (3, 4))
-    inputs = np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::tile, ::tile], b)
+    a, g, _ = transforms(tile)
+    inputs = seen_by_tiles(
+        x.reshape(conv.images, conv.groups, -1, *x.shape[2:]), tile, tiling.grid, conv.pad[1:]
+    )
     taps = np.abs(weight).reshape(conv.groups, conv.group_out, conv.group_in, 3, 3)
     weights = np.einsum("ij,gkcjl,ml->gkcim", g, taps, g)
     sums = np.einsum("ngctuil,gkcil->ngktuil", inputs, weights)
     y = np.einsum("pi,ngktuil,ql->ngktpuq", a, sums, a)
-    y = y.reshape(conv.images, conv.groups * conv.group_out, size[0] - 2, size[1] - 2)
+    y = y.reshape(conv.images, conv.groups * conv.group_out, *(tile * count for count in tiling.grid))
     return y[:, :, : conv.output[1], : conv.output[2]]
+
+
+def winograd_weight_magnitude(case: Conv, grad: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, int]:
+    """The same for the weight gradient, and the tiles that are summed over."""
+    shape = geometry(case)
+    _, *grid = winograd_gradient.grid(shape)
+    tile = winograd_gradient.TILE
+    a, g, _ = transforms(tile)
+    parts = shape.batch, shape.groups, -1
+    inputs = seen_by_tiles(x.reshape(*parts, *x.shape[2:]), tile, grid, shape.pad_before[1:])
+    whole = np.zeros((*grad.shape[:2], *(tile * count for count in grid)))
+    whole[:, :, : grad.shape[2], : grad.shape[3]] = np.abs(grad)
+    tiles = whole.reshape(*parts, grid[0], tile, grid[1], tile)
+    gradients = np.einsum("pi,ngktpuq,ql->ngktuil", a, tiles, a)
+    sums = np.einsum("ngctuil,ngktuil->gkcil", inputs, gradients)
+    weight = np.einsum("ij,gkcil,lm->gkcjm", g, sums, g)
+    return weight.reshape(-1, shape.group_in, 3, 3), shape.batch * prod(grid)
+
+
+def transforms(tile: int) -> list[np.ndarray]:
+    """A', G and B', of absolute values."""
+    return [np.abs(matrix) for matrix in float_matrices(tile)]
+
+
+def seen_by_tiles(x: np.ndarray, tile: int, grid: Sequence[int], pad: Sequence[int]) -> np.ndarray:
+    """What the tiles see of |x| (N, groups, C, H, W), transformed: the axes of tiles and points behind."""
+    b = transforms(tile)[2]
+    size = [tile * count + 2 for count in grid]
+    padded = np.zeros((*x.shape[:3], *size))
+    places = []
+    for cells, length, before in zip(size, x.shape[3:], pad, strict=True):
+        inside = np.arange(length) + before
+        keep = (inside >= 0) & (inside < cells)
+        places.append((inside[keep], np.flatnonzero(keep)))
+    (to_y, from_y), (to_x, from_x) = places
+    padded[..., to_y[:, None], to_x] = np.abs(x)[..., from_y[:, None], from_x]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (tile + 2, tile + 2), (3, 4))
+    return np.einsum("ij,ngctujk,lk->ngctuil", b, windows[:, :, :, ::tile, ::tile], b)
 
 
 #: Roundings of Winograd's transforms: along two axes 6 of x, 4 of the weight and 6 of the sums, and as many
@@ -139,6 +169,15 @@ def input_grad_magnitude(name: str, case: Conv) -> tuple[np.ndarray, int]:
         return winograd_magnitude(case, "input_grad", grad, turned), group_out + TRANSFORM_ROUNDINGS
     terms = weight.size // max(1, weight.shape[1] * case.groups)  # filters of a group, times taps
     return reference_input_grad(case, np.abs(grad), np.abs(weight)), terms
+
+
+def weight_grad_magnitude(name: str, case: Conv) -> tuple[np.ndarray, int]:
+    """The same for a weight gradient."""
+    grad, x = case.grad(), case.x()
+    if name == "winograd":
+        magnitude, tiles = winograd_weight_magnitude(case, grad, x)
+        return magnitude, tiles + TRANSFORM_ROUNDINGS
+    return reference_weight_grad(case, np.abs(grad), np.abs(x)), grad[:, 0].size
 
 
 def refused(name: str, case: Conv, op: str) -> bool:

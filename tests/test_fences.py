@@ -28,6 +28,7 @@ import numpy as np
 import fastconv
 from fastconv import nn, threads
 from fastconv.algorithms import ALGORITHMS, OPERATIONS, products, warp, winograd, winograd_blocks
+from fastconv.algorithms import winograd_gradient
 from fastconv.algorithms.winograd_blocks import Tiling
 from fastconv.functional import run
 from fastconv.jit import Kernel
@@ -93,6 +94,9 @@ for dtype in map(np.dtype, ("f4", "f8")):
         for _ in range(2):
             convolve(2, *size(1, 40), size(4, 40), (3, 3), layout=layout, padding=1)
     winograd.tiling_of = real
+    for segments, layout in product((0, 1 << 30), ("NCHW", "NHWC")):
+        winograd_gradient.SEGMENT_BYTES, winograd_gradient.CHUNK_BYTES = segments, 1
+        convolve(2, 9, 20, size(4, 40), (3, 3), layout=layout, padding=1)
     for layout in ("NCHW", "NHWC"):
         for _ in range(3):
             n, c, h, w = 2, rng.integers(1, 30), rng.integers(8, 30), rng.integers(8, 60)

@@ -386,8 +386,9 @@ def test_refusals_say_why() -> None:
     assert refusal(layout="NHWC") == ""
     assert refusal(layout="NHWC", op="input_grad") == ""
     assert "without groups" in refusal(layout="NHWC", groups=2)
-    assert "grad_output is the kernel" in refusal(op="weight_grad")
+    assert refusal(op="weight_grad") == refusal(op="weight_grad", layout="NHWC", groups=2) == ""
     assert "MiB a thread" in refusal(1, 20_000, 14, 8)
+    assert "more than 24 MiB" in refusal(1, 80_000, 14, 8, op="weight_grad")
     with pytest.raises(ValueError, match=r"cannot compute this forward: it is made for kernels of 3 x 3"):
         fastconv.conv2d(np.ones((1, 1, 5, 5)), np.ones((1, 1, 2, 2)), algorithm="winograd")
     signal = conv_shape("conv1d", 1, (1, 1, 9), (1, 1, 3), 1, 1, 1, 1, "NCHW")

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fastconv.algorithms import winograd_blocks, winograd_channels
+from fastconv.algorithms import winograd_blocks, winograd_channels, winograd_gradient
 from fastconv.algorithms.base import Algorithm, Bound, Packing
 from fastconv.algorithms.gemm import forward_convolution, input_grad_convolutions
 from fastconv.algorithms.implicit_gemm import Convolution
@@ -15,12 +15,15 @@ from fastconv.algorithms.winograd_blocks import Tiling, prepare, tasks_of
 from fastconv.jit import DISABLED
 from fastconv.kernels.microkernel import ROWS
 from fastconv.kernels.simd import LANES
+from fastconv.kernels.winograd_gradient import POINTS, TILE
+from fastconv.kernels.winograd_points import TAPS
 from fastconv.precision import get_float32_precision
 from fastconv.shapes import ConvShape
 from fastconv.threads import get_num_threads
 
-#: Most scratch memory of a task.
+#: Most scratch memory of a task, and for the weight gradient what the tasks share.
 SCRATCH_BYTES = 8 << 20
+GRADIENT_BYTES = 24 << 20
 
 # What "auto" goes by, measured against implicit GEMM on 2 cores with AVX-512, maps of 1 to 224 cells a side.
 #: From this many input channels on their products outweigh the transforms: 1.0 to 4 times as fast.
@@ -36,6 +39,9 @@ LEAST_FLOPS = 3_000_000
 #: How many times fewer multiplications it must need. One image of 7 x 7 cells has 2.2 times fewer, and is
 #: done 1.9 times as fast; one of 4 x 4 has 1.8 times more.
 LEAST_SAVING = 1.5
+#: How many products it takes as long as to transform a sum back. One image of 7 x 7 cells is 1.1 to 2.3 times
+#: as fast; but implicit GEMM of channels last has no such end, and is as fast or 1.2 times as fast there.
+FINISH_PRODUCTS = {"NCHW": 60, "NHWC": 200}
 
 
 def _convolution(shape: ConvShape, op: str) -> Convolution:
@@ -71,6 +77,23 @@ def _run_of(
     return prepare(tiling, dtype, relu, tasks_of(tiling), packed)
 
 
+def _drawback_of_gradient(shape: ConvShape, dtype: np.dtype) -> str | None:
+    """That of the weight gradient, measured as the others."""
+    if shape.group_in < MANY_CHANNELS:
+        # 8 take 0.8 to 1.3 times as long, 12 take 0.4 to 0.7 times
+        return f"the transforms of {shape.group_in} channels do not pay"
+    if shape.groups > 1 and min(shape.group_in, shape.group_out) < LANES[8 * dtype.itemsize]:
+        # 32 groups of 12 channels take 0.6 to 1.3 times as long, of 16 channels 0.8 times
+        return f"groups of {shape.group_in} channels leave lanes empty"
+    if shape.flops < LEAST_FLOPS:
+        return f"the transforms do not pay for less than {LEAST_FLOPS:,} operations"
+    rows, _, row_tiles = winograd_gradient.grid(shape)
+    products = POINTS * rows * row_tiles + FINISH_PRODUCTS[shape.layout]
+    if TAPS**2 * shape.batch * shape.pixels < LEAST_SAVING * products:
+        return f"tiles of {TILE} x {TILE} cells do not fit {shape.output[1:]} well"
+    return None
+
+
 class Winograd(Algorithm):
     name = "winograd"
     summary = "minimal filtering: tiles and kernels transformed, multiplied point by point"
@@ -80,9 +103,7 @@ class Winograd(Algorithm):
             return "it needs the compiler, which NUMBA_DISABLE_JIT turns off"
         if get_float32_precision() == "highest":
             return 'set_float32_precision("highest") rules it out'
-        if op == "weight_grad":
-            return "its tiles are made for kernels of 3 x 3 cells, and here grad_output is the kernel"
-        if shape.layout == "NHWC" and shape.groups > 1:
+        if shape.layout == "NHWC" and shape.groups > 1 and op != "weight_grad":
             return "of channels-last arrays it does those without groups only"
         if shape.kernel != (1, 3, 3):
             return "it is made for kernels of 3 x 3 cells"
@@ -90,7 +111,12 @@ class Winograd(Algorithm):
             return "it is made for stride 1 and dilation 1"
         if shape.pad_before[0] or shape.pad_after[0]:
             return "it pads height and width only"
-        if not shape.is_empty:
+        if shape.is_empty:
+            return None
+        if op == "weight_grad":
+            if winograd_gradient.cut(shape, dtype.itemsize).shared_bytes > GRADIENT_BYTES:
+                return f"so many channels need more than {GRADIENT_BYTES >> 20} MiB"
+        else:
             room = winograd_channels if shape.layout == "NHWC" else winograd_blocks
             blocks = room.cut(tiling_of(shape, dtype, op), dtype, get_num_threads())
             if blocks.scratch_bytes > SCRATCH_BYTES:
@@ -100,6 +126,8 @@ class Winograd(Algorithm):
     def drawback(self, shape: ConvShape, dtype: np.dtype, op: str) -> str | None:
         if shape.is_empty:
             return "there is nothing to compute"
+        if op == "weight_grad":
+            return _drawback_of_gradient(shape, dtype)
         tiling = tiling_of(shape, dtype, op)
         conv = tiling.conv
         least = FEW_CHANNELS if conv.groups == 1 else MANY_CHANNELS
@@ -121,12 +149,16 @@ class Winograd(Algorithm):
     def workspace(self, shape: ConvShape, dtype: np.dtype, op: str) -> int:
         if shape.is_empty:
             return 0
+        if op == "weight_grad":
+            return winograd_gradient.prepare(shape, dtype, get_num_threads()).workspace_bytes
         tiling = tiling_of(shape, dtype, op)
         return _run_of(tiling, shape, dtype, False, False).workspace_bytes
 
     def details(self, shape: ConvShape, dtype: np.dtype, op: str) -> Mapping[str, object]:
         if shape.is_empty:
             return {}
+        if op == "weight_grad":
+            return winograd_gradient.details(shape, dtype.itemsize)
         tiling = tiling_of(shape, dtype, op)
         tile = tiling.tile
         name = f"F({tile} x {tile}, 3 x 3): {tiling.points} products for {tile**2} x 9"
@@ -172,4 +204,4 @@ class Winograd(Algorithm):
         _run_of(tiling, shape, out.dtype, False, False).run(grad_output, weight, None, out)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-        raise NotImplementedError
+        winograd_gradient.prepare(shape, out.dtype, get_num_threads()).run(grad_output, x, out)

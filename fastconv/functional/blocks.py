@@ -17,6 +17,11 @@ from fastconv.functional import run
 from fastconv.functional.conv import ConvGrads, conv2d_backward
 from fastconv.shapes import ConvShape
 
+#: With this many input channels, or in training input and output channels together, Winograd's algorithm and
+#: what follows it one by one are faster: 1.1 to 2.3 times forward, 1.0 to 2.4 times a training step; with
+#: fewer 0.7 to 1.0 and 0.4 to 0.9 times.
+FEW_IN, FEW_CHANNELS = 16, 48
+
 
 def conv_block(
     x: np.ndarray,
@@ -39,7 +44,7 @@ def conv_block(
     arrays = (x, weight) if bias is None else (x, weight, bias)
     if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
         return None
-    shape = _fast_shape(x.shape, weight.shape, x.dtype, arguments, pool)
+    shape = _fast_shape(x.shape, weight.shape, x.dtype, arguments, pool, training)
     if shape is None:
         return None
     _, height, width = shape.output
@@ -61,6 +66,7 @@ def _fast_shape(
     dtype: np.dtype,
     arguments: tuple[Any, ...],
     pool: bool,
+    training: bool,
 ) -> ConvShape | None:
     if len(x_shape) != 4 or 0 in x_shape:
         return None
@@ -74,10 +80,16 @@ def _fast_shape(
     operations = ("forward", "input_grad", "weight_grad")
     if any(shift.supports(shape, dtype, op) for op in operations):
         return None
-    # what the pooling saves pays for a convolution that is not the fastest
-    if not pool and any(auto.choose(shape, dtype, op).algorithm is not shift for op in operations):
+    chosen = [auto.choose(shape, dtype, op).algorithm for op in operations]
+    if not pool:
+        return shape if all(algorithm is shift for algorithm in chosen) else None
+    # what the pooling saves pays for a convolution that is not the fastest, if it is not very slow
+    channels, few = shape.in_channels, FEW_IN
+    if training:
+        channels, few = channels + shape.out_channels, FEW_CHANNELS
+    if chosen[0].name == "winograd" and channels >= few:
         return None
-    return None if pool and (shape.is_pointwise or shape.batch < LEAST_IMAGES) else shape
+    return None if shape.is_pointwise or shape.batch < LEAST_IMAGES else shape
 
 
 def conv_block_backward(

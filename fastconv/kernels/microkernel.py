@@ -197,6 +197,38 @@ def multiply_seen(
     return types.void(*[types.int64] * 7, vectors, like), codegen
 
 
+@intrinsic(prefer_literal=True)
+def multiply_blocks(
+    typingctx: Any, a: Any, b: Any, depth: Any, c: Any, c_row: Any, start: Any, vectors: Any, like: Any
+) -> Any:
+    """C tile = start + A x B panel, where A's columns are parts of a packed block, and B's panel is packed.
+
+    Column k begins at `a`, k times `block_lanes` reals on. `start` is ZERO or LOAD. Else as `multiply_tile`.
+    """
+    if not isinstance(vectors, types.IntegerLiteral) or not isinstance(like, Vector):
+        return None
+    count = vectors.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b, depth, c, c_row, start = args[:6]
+        tile = Tile(builder, like, count)
+        rows = tile.rows(c, c_row)
+        initial = tile.begin(rows, start)
+        tile.store(rows, tile.loop(_Blocks(tile, a, b), depth, initial))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6, vectors, like), codegen
+
+
+def block_lanes(lanes: int) -> int:
+    """Reals of a column of A's blocks: whole vectors, and whole columns of a tile.
+
+    >>> block_lanes(2 * ROWS) == 2 * ROWS, block_lanes(1) == ROWS
+    (True, True)
+    """
+    return max(ROWS, lanes)
+
+
 class Tile:
     """Writes the code of one tile; of whole vectors, or with the last one of each row cut to `last` lanes."""
 
@@ -426,6 +458,22 @@ class _Seen:
         tile = self.tile
         columns = tile.vectors_at(panel)
         column = tile.builder.add(tile.word_at(self.a, k), self.a_skip)
+        return [tile.broadcast(column, row * tile.element_bytes) for row in range(ROWS)], columns
+
+
+class _Blocks:
+    """Operands of `multiply_blocks`: A's columns are parts of longer ones, B is a packed panel."""
+
+    def __init__(self, tile: Tile, a: Any, b: Any) -> None:
+        self.tile, self.a, self.panel = tile, a, b
+        self.panel_step = tile.vectors * tile.vector_bytes
+
+    def read(self, k: Any, panel: Any) -> tuple[list[Any], list[Any]]:
+        """As `_Panel.read`."""
+        tile = self.tile
+        columns = tile.vectors_at(panel)
+        step = tile.word(block_lanes(tile.like.lanes) * tile.element_bytes)
+        column = tile.builder.add(self.a, tile.builder.mul(k, step))
         return [tile.broadcast(column, row * tile.element_bytes) for row in range(ROWS)], columns
 
 

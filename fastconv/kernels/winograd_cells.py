@@ -31,6 +31,10 @@ def _square(values: Sequence[Any], side: int) -> list[list[Any]]:
     return [list(values[i : i + side]) for i in range(0, side * side, side)]
 
 
+def _transposed(matrix: list[list[float]]) -> list[list[float]]:
+    return [list(column) for column in zip(*matrix, strict=True)]
+
+
 @intrinsic
 def transform_cells(
     typingctx: Any, table: Any, skip: Any, count: Any, target: Any, point_bytes: Any, form: Any
@@ -105,3 +109,47 @@ def transform_products(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3, real, *[types.int64] * 3, form), codegen
+
+
+@intrinsic
+def transform_gradients(
+    typingctx: Any, table: Any, skip: Any, count: Any, target: Any, point_bytes: Any, form: Any
+) -> Any:
+    """A g A' of the gradients of a tile's outputs, whose addresses `table` has."""
+    if not isinstance(form, Form):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        table, skip, count, target, point_bytes = args[:5]
+        code = Code(builder, form.vector)
+        mask = code.mask(0, ir.Constant(_WORD, 0), count)
+        cells = [code.load_masked(at, mask) for at in _tabled(code, table, skip, form.tile**2)]
+        outputs = float_matrices(form.tile)[0]
+        result = both_axes(code.rows, _transposed(outputs), _square(cells, form.tile))
+        for place, value in enumerate(value for row in result for value in row):
+            code.store(value, code.moved(target, point_bytes, place))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, form), codegen
+
+
+@intrinsic
+def transform_back(
+    typingctx: Any, source: Any, point_bytes: Any, target: Any, tap_bytes: Any, count: Any, form: Any
+) -> Any:
+    """G' m G: the gradients of the taps of a vector of filters."""
+    if not isinstance(form, Form):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, point_bytes, target, tap_bytes, count = args[:5]
+        code, span = Code(builder, form.vector), form.span
+        mask = code.mask(0, ir.Constant(_WORD, 0), count)
+        sums = [code.load(code.moved(source, point_bytes, place)) for place in range(span * span)]
+        filters = float_matrices(form.tile)[1]
+        result = both_axes(code.columns, _transposed(filters), _square(sums, span))
+        for tap, value in enumerate(value for row in result for value in row):
+            code.store_masked(value, code.moved(target, tap_bytes, tap), mask)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, form), codegen
