@@ -66,6 +66,12 @@ CODE = """
                 assert (abs(y - exact) <= bound).all(), (name, dtype, stride)
             if few:
                 continue
+            if stride == 1:
+                fast, slow, scale = (
+                    fastconv.conv2d_weight_grad(a, b, weight.shape, padding=1, algorithm=name)
+                    for a, b, name in ((y, x, "winograd"), (y, x, "naive"), (abs(y), abs(x), "naive"))
+                )
+                assert (abs(fast - slow) <= 500 * eps * scale.max()).all(), dtype
             terms = 2 * y[:, 0].size
             facts = {"stride": stride, "padding": padding, "groups": 9}
             depthwise = [

@@ -22,7 +22,7 @@ from fastconv.threads import Prepared, task_count
 #: Bytes of the sums of a unit, which stay in L2.
 UNIT_BYTES = 256 << 10
 #: With sums of no more bytes than these, of all units, tasks have segments of the tiles.
-SEGMENT_BYTES = 640 << 10
+SEGMENT_BYTES = 768 << 10
 #: Then bytes of inputs and gradients of a chunk, in L2 beside them; most segments, and bytes of their sums.
 CHUNK_BYTES = 1536 << 10
 MOST_SEGMENTS = 16
