@@ -26,6 +26,8 @@ DEPTH = 576
 PACKED_BYTES = 480 << 10
 #: Bytes of the rows of x that are filled at a time, which stay in L1.
 ROWS_BYTES = 20 << 10
+#: Unused bytes between the memories of two tasks: a core fetches lines ahead of those that it stores.
+APART_BYTES = 4 << 10
 #: From this many bytes on, a weight that is read once is packed where it is read.
 FRESH_BYTES = 256 << 10
 #: Most pixels of a block.
@@ -304,7 +306,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
             channel,
             *at,
             # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
-            odd_lines(end),
+            odd_lines(end + APART_BYTES),
         )
     )
 
