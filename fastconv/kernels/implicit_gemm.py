@@ -92,18 +92,6 @@ NEAR_PANELS, NEAR_AHEAD = 8, 16
 
 
 @inlined
-def pack_bias(p, group, panel, bias, whole_bias):
-    """A panel of the bias, zeros behind the last channel."""
-    first = group * p.group_out + panel * ROWS
-    target = (group * ((p.group_out + ROWS - 1) // ROWS) + panel) * ROWS
-    rows = min(ROWS, p.group_out - panel * ROWS)
-    for row in range(rows):
-        whole_bias[target + row] = bias[first + row]
-    for row in range(rows, ROWS):
-        whole_bias[target + row] = 0
-
-
-@inlined
 def pack_near(p, group, panel, count, c0, channels, taps_at, memory, zero):
     """`count` whole panels of a block of channels, of a weight in which the rows of a channel are neighbours.
 
@@ -145,49 +133,14 @@ def pack_near(p, group, panel, count, c0, channels, taps_at, memory, zero):
         target += p.taps * ROWS * size
 
 
-@inlined
-def pack_rows(p, group, panel, c0, channels, weight, packed, taps_at, zero):
-    """A panel of a block of channels."""
-    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
-    panels = (p.group_out + ROWS - 1) // ROWS
-    rows = min(ROWS, p.group_out - panel * ROWS)
-    first = group * p.group_stride + panel * ROWS * p.row_stride + c0 * p.channel_stride
-    target = ((group * p.group_in + c0) * panels + panel * channels) * p.taps * ROWS
-    done = 0
-    if p.plain:
-        done = channels * p.taps // lanes * lanes
-    for k in range(0, done, lanes):
-        simd.transpose_block(
-            p.weight + (first + k) * size,
-            p.row_stride * size,
-            rows,
-            lanes,
-            p.packed + (target + k * ROWS) * size,
-            lanes * size,
-            ROWS,
-            zero,
-        )
-    # a division for each kernel cell would take as long as all the rest
-    first_c, first_tap = divmod(done, p.taps)
-    k = target + done * ROWS
-    for c in range(first_c, channels):
-        cells = first + c * p.channel_stride
-        for tap in range(first_tap if c == first_c else 0, p.taps):
-            cell = cells + taps_at[tap]
-            for row in range(rows):
-                packed[k + row] = weight[cell + row * p.row_stride]
-            for row in range(rows, ROWS):
-                packed[k + row] = 0
-            k += ROWS
-
-
 @kernel(PACK)
 def pack_weight(bits):
     """packed[group][block of channels][panel][k][ROWS] = weight[group][row][k], k a cell of a channel.
 
     A unit is a panel of a group.
     """
-    memory_bytes = (MOST_SPAN + LANES[bits]) * ROWS * bits // 8
+    lanes, size = LANES[bits], bits // 8
+    memory_bytes = (MOST_SPAN + lanes) * ROWS * size
 
     def pack_weight(params, t, tasks):
         p = fields(params, PACK)
@@ -205,34 +158,49 @@ def pack_weight(bits):
                 near = min(min(last_unit - unit, NEAR_PANELS), p.group_out // ROWS - panel)
             count = max(1, near)
             if p.whole_bias:
-                for number in range(count):
-                    pack_bias(p, group, panel + number, bias, whole_bias)
+                first, there = group * p.group_out + panel * ROWS, p.group_out - panel * ROWS
+                for row in range(min(count * ROWS, there)):
+                    whole_bias[unit * ROWS + row] = bias[first + row]
+                for row in range(there, count * ROWS):
+                    whole_bias[unit * ROWS + row] = 0
+            rows = min(ROWS, p.group_out - panel * ROWS)
+            source = group * p.group_stride + panel * ROWS * p.row_stride
             for c0 in range(p.first_channel, p.last_channel, p.block_channels):
                 channels = min(p.block_channels, p.last_channel - c0)
                 if near:
                     pack_near(p, group, panel, near, c0, channels, taps_at, memory, zero)
-                else:
-                    pack_rows(p, group, panel, c0, channels, weight, packed, taps_at, zero)
+                    continue
+                target = ((group * p.group_in + c0) * panels + panel * channels) * p.taps * ROWS
+                first = source + c0 * p.channel_stride
+                done = 0
+                if p.plain:
+                    done = channels * p.taps // lanes * lanes
+                for k in range(0, done, lanes):
+                    simd.transpose_block(
+                        p.weight + (first + k) * size,
+                        p.row_stride * size,
+                        rows,
+                        lanes,
+                        p.packed + (target + k * ROWS) * size,
+                        lanes * size,
+                        ROWS,
+                        zero,
+                    )
+                # a division for each kernel cell would take as long as all the rest
+                first_c, first_tap = divmod(done, p.taps)
+                k = target + done * ROWS
+                for c in range(first_c, channels):
+                    cells = first + c * p.channel_stride
+                    for tap in range(first_tap if c == first_c else 0, p.taps):
+                        cell = cells + taps_at[tap]
+                        for row in range(rows):
+                            packed[k + row] = weight[cell + row * p.row_stride]
+                        for row in range(rows, ROWS):
+                            packed[k + row] = 0
+                        k += ROWS
             unit += count
 
     return pack_weight
-
-
-@inlined
-def pack_part(p, own, group, panel, count, c0, channels, fresh, size):
-    """Pack some panels of a block of channels to `fresh`, with the task's `own` record of `pack_weight`."""
-    panels = (p.group_out + ROWS - 1) // ROWS
-    taps = p.kernel_z * p.kernel_y * p.kernel_x
-    record, template = ints(own), ints(p.weight)
-    for word in range(_WORDS):
-        record[word] = template[word]
-    # it counts from the first panel of all on
-    record[_PACKED] = fresh - ((group * p.group_in + c0) * panels + panel * channels) * taps * ROWS * size
-    if c0:
-        record[_WHOLE_BIAS] = 0
-    record[_PART], record[_PART + 1] = group * panels + panel, group * panels + panel + count
-    record[_PART + 2], record[_PART + 3] = c0, c0 + channels
-    call_task(p.pack_task, own, 0, 1)
 
 
 @inlined
@@ -465,7 +433,7 @@ def forward(bits):
 
         scratch = p.scratch + t * p.scratch_bytes
         packed, tiles = scratch + p.at_packed, scratch + p.at_tiles
-        fresh, own = scratch + p.at_fresh, scratch + p.at_pack
+        fresh, own, template = scratch + p.at_fresh, ints(scratch + p.at_pack), ints(p.weight)
         offsets, runs, moves = (
             ints(scratch + p.at_offsets),
             ints(scratch + p.at_runs),
@@ -548,8 +516,17 @@ def forward(bits):
                         if p.pack_task:
                             place = (panel_row - first_panel) % FRESH_PANELS
                             if place == 0:
-                                fresh_panels = min(FRESH_PANELS, last_panel - panel_row)
-                                pack_part(p, own, group, panel_row, fresh_panels, c0, channels, fresh, size)
+                                # the next few panels of this block, with the task's own copy of the record
+                                for word in range(_WORDS):
+                                    own[word] = template[word]
+                                place_of_all = (group * p.group_in + c0) * panels + panel_row * channels
+                                own[_PACKED] = fresh - place_of_all * taps * ROWS * size
+                                if c0:
+                                    own[_WHOLE_BIAS] = 0
+                                own[_PART] = group * panels + panel_row
+                                own[_PART + 1] = group * panels + min(last_panel, panel_row + FRESH_PANELS)
+                                own[_PART + 2], own[_PART + 3] = c0, c0 + channels
+                                call_task(p.pack_task, scratch + p.at_pack, 0, 1)
                             a = fresh + place * depth * ROWS * size
                         else:
                             a = weights + (c0 * panels + panel_row * channels) * taps * ROWS * size
