@@ -36,6 +36,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import sigutils
 from numba.core.ccallback import CFunc
@@ -264,6 +265,19 @@ def kernel(record: np.dtype, ints: bool = False) -> Callable[[Callable[[int], Ca
         return Kernel(factory, record, ints)
 
     return decorate
+
+
+@intrinsic
+def call_task(typingctx: Any, address: Any, params: Any, t: Any, tasks: Any) -> Any:
+    """Call the task function at `address` from compiled code."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        function = ir.FunctionType(ir.VoidType(), [word, word, word])
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), codegen
 
 
 # --- memory as kernels see it -------------------------------------------------------------------

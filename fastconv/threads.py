@@ -21,11 +21,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from fastconv.arguments import canonical, shown
-from fastconv.jit import DISABLED, Kernel, address_of, compiled, ints
+from fastconv.jit import DISABLED, Kernel, address_of, call_task, compiled, ints
 
 #: Work below this many elementary steps (cells moved or multiplied) runs on the calling thread:
 #: waking another costs some microseconds.
@@ -145,10 +143,15 @@ class Prepared:
         self._task = kernel.task(dtype)
         self.tasks = tasks
 
-    def run(self, *addresses: int) -> None:
-        """Run the kernel. The caller keeps every array behind an address alive."""
+    def record(self, *addresses: int) -> np.ndarray:
+        """The kernel's record with these addresses."""
         record = self._record.copy()
         record[: self._holes] = addresses
+        return record
+
+    def run(self, *addresses: int) -> None:
+        """Run the kernel. The caller keeps every array behind an address alive."""
+        record = self.record(*addresses)
         tasks = self.tasks
         if DISABLED:
             self._task.function(address_of(record), 0, 1)
@@ -280,24 +283,11 @@ if hasattr(os, "register_at_fork"):
 # --- compiled -----------------------------------------------------------------------------------
 
 if not DISABLED:
-    from llvmlite import ir
-
-    @intrinsic
-    def _call(typingctx: Any, address: Any, params: Any, t: Any, tasks: Any) -> Any:
-        """Call the task function at `address`."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word = ir.IntType(64)
-            function = ir.FunctionType(ir.VoidType(), [word, word, word])
-            builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
-            return context.get_dummy_value()
-
-        return types.void(types.intp, types.intp, types.intp, types.intp), codegen
 
     @compiled
     def _run_serially(address: int, params: int, tasks: int) -> None:
         for t in range(tasks):
-            _call(address, params, t, tasks)
+            call_task(address, params, t, tasks)
 
     @compiled
     def _run_both(
@@ -315,10 +305,10 @@ if not DISABLED:
             record[i] = template[i]
         for i in range(len(addresses)):
             record[i if i < holes else middle + i - holes] = addresses[i]
-        _call(first, memory, 0, 1)
-        _call(second, memory + 8 * middle, 0, 1)
+        call_task(first, memory, 0, 1)
+        call_task(second, memory + 8 * middle, 0, 1)
 
     @compiled(parallel=True)
     def _run_parallel(address: int, params: int, tasks: int) -> None:
         for t in numba.prange(tasks):
-            _call(address, params, numba.intp(t), tasks)
+            call_task(address, params, numba.intp(t), tasks)

@@ -60,6 +60,35 @@ def test_blocks_do_not_change_the_result(depth: int, packed: int, pixels: int, f
     assert_same_bits(y, fastconv.conv2d(x, weight, padding=1, algorithm="naive"))
 
 
+@pytest.mark.parametrize("fresh", [0, 10**9])
+@pytest.mark.parametrize(
+    "facts", [{"groups": 1}, {"groups": 2, "padding": 1}, {"groups": 3, "stride": 2, "padding": (2, 1)}]
+)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 7), (9, 8)])
+def test_weights_packed_before_or_where_they_are_read(fresh: int, facts: dict, kernel: tuple) -> None:
+    """Few pixels, so that all is one block; whole panels of channels, several at a time, and part of one."""
+    rng = np.random.default_rng(kernel)
+    groups = facts["groups"]
+    # small integers: every order of additions is exact
+    x = rng.integers(-4, 5, (2, 21 * groups, 9, 8)).astype(np.float32)
+    weight = rng.integers(-4, 5, (75 * groups, 21, *kernel)).astype(np.float32)
+    bias = rng.integers(-4, 5, 75 * groups).astype(np.float32)
+
+    def results(algorithm: str) -> list[np.ndarray]:
+        y = fastconv.conv2d(x, weight, bias, **facts, algorithm=algorithm)
+        grad_output = y % 5 - 2
+        grads = fastconv.conv2d_backward(grad_output, x, weight, **facts, algorithm=algorithm)
+        assert grads.x is not None
+        return [y, grads.x]
+
+    with mock.patch.multiple(implicit_gemm, FRESH_BYTES=fresh, DEPTH=100):
+        forget()
+        got = results("gemm")
+    forget()
+    for result, expected in zip(got, results("im2col"), strict=True):
+        assert_same_bits(result, expected)
+
+
 @given(
     st.sampled_from([1, 3000, 10**6]),
     st.sampled_from([1, 1000, 10**6]),
@@ -91,6 +120,30 @@ def test_blocks_do_not_change_the_weight_gradient(
         result = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="gemm")
     forget()
     expected = fastconv.conv2d_weight_grad(grad_output, x, shape, stride, 1, algorithm="naive")
+    assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("channels", "exchanged"), [((32, 80), True), ((32, 85), False), ((80, 32), False)])
+@pytest.mark.parametrize("pixels", [64, 400])
+def test_pointwise_weight_gradient_exchanges_its_arrays(
+    groups: int, channels: tuple[int, int], exchanged: bool, pixels: int
+) -> None:
+    """Where x has fewer channels, in whole panels."""
+    group_in, group_out = channels
+    rng = np.random.default_rng(group_out)
+    # small integers: every order of additions is exact
+    x = rng.integers(-4, 5, (3, groups * group_in, 13, 11)).astype(np.float32)
+    grad_output = rng.integers(-4, 5, (3, groups * group_out, 13, 11)).astype(np.float32)
+    shape = (groups * group_out, group_in, 1, 1)
+    with mock.patch.multiple(weight_gradient, SUMS_BYTES=1, EXCHANGED_PIXELS=pixels):
+        forget()
+        geometry = conv_shape("conv2d", 2, x.shape, shape, 1, 0, 1, groups, "NCHW")
+        rows = gemm.as_row(geometry)
+        assert weight_gradient.cut(rows, 4).exchanged == exchanged
+        result = fastconv.conv2d_weight_grad(grad_output, x, shape, groups=groups, algorithm="gemm")
+    forget()
+    expected = fastconv.conv2d_weight_grad(grad_output, x, shape, groups=groups, algorithm="naive")
     assert_same_bits(result, expected)
 
 
@@ -191,7 +244,9 @@ def test_scratch_of_a_task_is_bounded(layer: tuple[int, ...]) -> None:
             blocks = implicit_gemm.cut(conv, 4, tasks)
             assert blocks.scratch_bytes <= gemm.SCRATCH_BYTES
             assert blocks.pixel_tasks * blocks.panel_tasks <= tasks
-        packed = conv.packing(FLOAT32).size
+        # where the tasks pack what they read, there is no packed weight
+        fresh = implicit_gemm.cut(conv, 4, implicit_gemm.tasks_of(conv)).fresh
+        packed = 0 if fresh else conv.packing(FLOAT32).size
         workspace = implicit_gemm.workspace_bytes(conv, FLOAT32)
         assert packed < workspace <= packed + fastconv.get_num_threads() * gemm.SCRATCH_BYTES
 
@@ -243,6 +298,6 @@ def test_explain_tells_tiles_and_tasks() -> None:
     text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 5, 5), padding=2))
     for word in ("gemm", "tile", "pixels", "tasks", "workspace"):
         assert word in text
-    text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1, op="weight_grad"))
+    text = str(fastconv.explain((4, 64, 56, 56), (64, 64, 5, 5), padding=2, op="weight_grad"))
     for word in ("gemm", "tile", "chunk", "segments", "workspace"):
         assert word in text

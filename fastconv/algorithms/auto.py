@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import Algorithm, Bound, Packing
+from fastconv.algorithms.base import Algorithm, Bound, BoundGradient, Packing
 from fastconv.shapes import ConvShape
 
 
@@ -67,6 +67,9 @@ class Auto(Algorithm):
         self, shape: ConvShape, dtype: np.dtype, has_bias: bool, relu: bool, packed: bool = False
     ) -> Bound | None:
         return self.choose(shape, dtype, "forward").algorithm.bind(shape, dtype, has_bias, relu, packed)
+
+    def bind_gradient(self, shape: ConvShape, dtype: np.dtype, op: str) -> BoundGradient:
+        return self.choose(shape, dtype, op).algorithm.bind_gradient(shape, dtype, op)
 
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape

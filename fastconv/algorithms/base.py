@@ -9,10 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from fastconv.algorithms.powers import power
-from fastconv.shapes import ConvShape, PoolShape
+from fastconv.shapes import ConvShape, PoolShape, Triple
 
 #: A forward pass of which all is decided but the arrays: called with x, weight, bias or None, and out.
 Bound = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray], None]
+
+#: A gradient of which all is decided but the arrays: called with grad_output, weight or x, and out.
+BoundGradient = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 #: The three operations of a convolution.
 OPERATIONS = ("forward", "input_grad", "weight_grad")
@@ -87,6 +90,19 @@ class Algorithm(ABC):
         """
         return None
 
+    def bind_gradient(self, shape: ConvShape, dtype: np.dtype, op: str) -> BoundGradient:
+        """`input_grad` or `weight_grad` for contiguous arrays of any number of axes, as `bind`."""
+
+        def input_grad(grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
+            lifted = _lift_y(grad_output, shape), _lift_weight(weight, shape), _lift_x(out, shape)
+            self.input_grad(*lifted, shape)
+
+        def weight_grad(grad_output: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+            lifted = _lift_y(grad_output, shape), _lift_x(x, shape), _lift_weight(out, shape)
+            self.weight_grad(*lifted, shape)
+
+        return input_grad if op == "input_grad" else weight_grad
+
     @abstractmethod
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
@@ -96,6 +112,29 @@ class Algorithm(ABC):
     @abstractmethod
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
         """out = d sum(grad_output * conv(x, weight)) / dweight."""
+
+
+def _lift(array: np.ndarray, shape: ConvShape, channels: int, size: Triple) -> np.ndarray:
+    if shape.layout == "NCHW":
+        return array.reshape(shape.batch, channels, *size)
+    return array.reshape(shape.batch, *size, channels).transpose(0, 4, 1, 2, 3)
+
+
+def _lift_x(array: np.ndarray, shape: ConvShape) -> np.ndarray:
+    """View x or grad_x, whatever its axes, as (N, C, D, H, W)."""
+    return _lift(array, shape, shape.in_channels, shape.input)
+
+
+def _lift_y(array: np.ndarray, shape: ConvShape) -> np.ndarray:
+    """View y or grad_output as (N, K, *output)."""
+    return _lift(array, shape, shape.out_channels, shape.output)
+
+
+def _lift_weight(array: np.ndarray, shape: ConvShape) -> np.ndarray:
+    """View weight or grad_weight as (K, C // groups, T, R, S)."""
+    if shape.layout == "NCHW":
+        return array.reshape(shape.out_channels, shape.group_in, *shape.kernel)
+    return array.reshape(*shape.kernel, shape.group_in, shape.out_channels).transpose(4, 3, 0, 1, 2)
 
 
 class PoolAlgorithm(ABC):

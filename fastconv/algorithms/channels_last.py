@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.base import Bound
 from fastconv.algorithms.implicit_gemm import Convolution, Weights, per_axis, tasks_of
 from fastconv.algorithms.workspace import places, scratch
 from fastconv.jit import address_of
@@ -279,6 +280,6 @@ def workspace_bytes(conv: Convolution, dtype: np.dtype) -> int:
     return prepare(conv, dtype, False, tasks_of(conv)).scratch_bytes
 
 
-def convolve(x: np.ndarray, weight: np.ndarray, out: np.ndarray, conv: Convolution) -> None:
-    """out = conv(x, weight)."""
-    prepare(conv, x.dtype, False, tasks_of(conv)).run(x, weight, None, out)
+def bind(conv: Convolution, dtype: np.dtype) -> Bound:
+    """The convolution, for this number of threads."""
+    return prepare(conv, dtype, False, tasks_of(conv)).run

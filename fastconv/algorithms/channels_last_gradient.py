@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.base import BoundGradient
 from fastconv.algorithms.channels_last import merge, widening
 from fastconv.algorithms.implicit_gemm import Convolution
 from fastconv.algorithms.weight_gradient import segment_count
@@ -92,6 +93,18 @@ class Run(NamedTuple):
     at_sums: int
     at_scratch: int
 
+    def run(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+        """out = d sum(grad_output * conv(x, weight)) / dweight; of the arrays only the memory matters."""
+        memory = scratch(self.scratch_bytes)
+        x_at = address_of(x)
+        if self.widen is not None:
+            self.widen.run(x_at, memory + self.at_x)
+            x_at = memory + self.at_x
+        sums_at = address_of(out) if self.finish is None else memory + self.at_sums
+        self.sums.run(x_at, address_of(grad_output), sums_at, memory + self.at_scratch)
+        if self.finish is not None:
+            self.finish.run(sums_at, address_of(out))
+
 
 @lru_cache(maxsize=1024)
 def prepare(original: Convolution, dtype: np.dtype, tasks: int) -> Run:
@@ -156,18 +169,9 @@ def tasks_of(conv: Convolution, itemsize: int) -> int:
     return task_count(conv.flops // 2, cut(conv, itemsize).segments * conv.groups * panels)
 
 
-def weight_gradient(grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, conv: Convolution) -> None:
-    """out = d sum(grad_output * conv(x, weight)) / dweight."""
-    run = prepare(conv, x.dtype, tasks_of(conv, x.itemsize))
-    memory = scratch(run.scratch_bytes)
-    x_at = address_of(x)
-    if run.widen is not None:
-        run.widen.run(x_at, memory + run.at_x)
-        x_at = memory + run.at_x
-    sums_at = address_of(out) if run.finish is None else memory + run.at_sums
-    run.sums.run(x_at, address_of(grad_output), sums_at, memory + run.at_scratch)
-    if run.finish is not None:
-        run.finish.run(sums_at, address_of(out))
+def bind(conv: Convolution, dtype: np.dtype) -> BoundGradient:
+    """The weight gradient, for this number of threads."""
+    return prepare(conv, dtype, tasks_of(conv, dtype.itemsize)).run
 
 
 def workspace_bytes(conv: Convolution, dtype: np.dtype) -> int:

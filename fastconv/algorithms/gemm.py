@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
-from math import gcd
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms import channels_last, channels_last_gradient, implicit_gemm, weight_gradient
-from fastconv.algorithms.base import Algorithm, Bound, Packing
+from fastconv.algorithms.base import Algorithm, Bound, BoundGradient, Packing
 from fastconv.algorithms.implicit_gemm import (
     Convolution,
     Pixels,
@@ -225,8 +225,11 @@ class Gemm(Algorithm):
         if op == "weight_grad":
             room, geometry = _weight_room(shape)
             blocks = room.cut(geometry, dtype.itemsize)
+            names = ("kernel cells", "output channels")
+            exchanged = shape.layout == "NCHW" and blocks.exchanged
+            rows, columns = names[::-1] if exchanged else names
             return {
-                "tile": f"{ROWS} kernel cells x {VECTORS * lanes} output channels ({tile})",
+                "tile": f"{ROWS} {rows} x {VECTORS * lanes} {columns} ({tile})",
                 "chunk": blocks.chunk,
                 "segments": f"{blocks.segments}, added in order",
             }
@@ -271,13 +274,25 @@ class Gemm(Algorithm):
     def input_grad(
         self, grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray, shape: ConvShape
     ) -> None:
-        convolutions = input_grad_convolutions(shape)
-        if sum(conv.pixels for conv in convolutions) < out[0, 0].size:
-            out.fill(0)
-        room = _room(shape)
-        for conv in convolutions:
-            room.convolve(grad_output, weight, out, conv)
+        self.bind_gradient(shape, out.dtype, "input_grad")(grad_output, weight, out)
 
     def weight_grad(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-        room, geometry = _weight_room(shape)
-        room.weight_gradient(grad_output, x, out, geometry)
+        self.bind_gradient(shape, out.dtype, "weight_grad")(grad_output, x, out)
+
+    def bind_gradient(self, shape: ConvShape, dtype: np.dtype, op: str) -> BoundGradient:
+        if op == "weight_grad":
+            room, geometry = _weight_room(shape)
+            weight_gradient: BoundGradient = room.bind(geometry, dtype)
+            return weight_gradient
+        convolutions = input_grad_convolutions(shape)
+        room = _room(shape)
+        runs = [room.bind(conv, dtype) for conv in convolutions]
+        whole = sum(conv.pixels for conv in convolutions) == prod(as_row(shape).input)
+
+        def input_gradient(grad_output: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
+            if not whole:
+                out.fill(0)
+            for run in runs:
+                run(grad_output, weight, None, out)
+
+        return input_gradient

@@ -152,7 +152,6 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool) -> tuple[Prepare
     """What packs a weight and its bias, or the bias alone; and a table to be kept alive as long."""
     weights, taps = panels.weights, prod(panels.kernel)
     taps_at = weights.taps_at(panels.kernel)
-    plain = weights.channel == taps and bool((taps_at == np.arange(taps)).all())
     run = Prepared(
         pack_weight,
         panels.dtype,
@@ -160,14 +159,15 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool) -> tuple[Prepare
         "weight packed bias whole_bias",
         taps_at=address_of(taps_at),
         groups=1,
-        group_in=0 if bias_alone else panels.group_in,
+        group_in=panels.group_in,
         group_out=panels.group_out,
         taps=taps,
         block_channels=panels.group_in,
-        group_stride=weights.group,
-        row_stride=weights.row,
-        channel_stride=weights.channel,
-        plain=int(plain),
+        **weights.order(panels.kernel, panels.group_out),
+        first_unit=0,
+        last_unit=panels.panels,
+        first_channel=0,
+        last_channel=0 if bias_alone else panels.group_in,
     )
     return run, taps_at
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
+from fastconv.algorithms.base import Bound
+from fastconv.algorithms.workspace import odd_lines, places, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
@@ -23,6 +24,12 @@ from fastconv.threads import Both, Prepared, task_count
 DEPTH = 576
 #: Bytes of the packed block, which stays in L2.
 PACKED_BYTES = 480 << 10
+#: Bytes of the rows of x that are filled at a time, which stay in L1.
+ROWS_BYTES = 20 << 10
+#: Unused bytes between the memories of two tasks: a core fetches lines ahead of those that it stores.
+APART_BYTES = 4 << 10
+#: From this many bytes on, a weight that is read once is packed where it is read.
+FRESH_BYTES = 256 << 10
 #: Most pixels of a block.
 PIXELS = 480
 #: Below this many vectors of pixels the threads share the output channels instead.
@@ -43,6 +50,22 @@ class Weights(NamedTuple):
         return np.ascontiguousarray(
             np.array(self.tap, np.int64) @ np.indices(kernel).reshape(3, -1), np.int64
         )
+
+    def order(self, kernel: Triple, group_out: int) -> dict[str, int]:
+        """The fields of a record of `pack_weight` that say what follows what."""
+        taps_at = self.taps_at(kernel)
+        plain = self.channel == taps_at.size and bool((taps_at == np.arange(taps_at.size)).all())
+        # are the rows of a channel neighbours, and nothing but its kernel cells?
+        near = self.row <= kernels.MOST_SPAN and self.channel >= self.row * group_out
+        near = near and self.first_tap + taps_at.min() >= 0 and self.first_tap + taps_at.max() < self.row
+        return {
+            "group_stride": self.group,
+            "row_stride": self.row,
+            "channel_stride": self.channel,
+            "plain": int(plain),
+            "span": self.row if near and not plain else 0,
+            "first_cell": self.first_tap,
+        }
 
 
 class Pixels(NamedTuple):
@@ -89,7 +112,6 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple
     weights = panels.weights
     taps = prod(panels.kernel)
     taps_at = weights.taps_at(panels.kernel)
-    plain = weights.channel == taps and bool((taps_at == np.arange(taps)).all())
     prepared = Prepared(
         kernels.pack_weight,
         panels.dtype,
@@ -97,14 +119,15 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple
         "weight packed bias whole_bias",
         taps_at=address_of(taps_at),
         groups=panels.groups,
-        group_in=0 if bias_alone else panels.group_in,
+        group_in=panels.group_in,
         group_out=panels.group_out,
         taps=taps,
         block_channels=block_channels(panels.group_in, taps),
-        group_stride=weights.group,
-        row_stride=weights.row,
-        channel_stride=weights.channel,
-        plain=int(plain),
+        **weights.order(panels.kernel, panels.group_out),
+        first_unit=0,
+        last_unit=panels.panels,
+        first_channel=0,
+        last_channel=0 if bias_alone else panels.group_in,
     )
     return prepared, taps_at
 
@@ -187,9 +210,13 @@ class Blocks(NamedTuple):
 
     channels: int
     pixels: int
+    blocks: int
     pixel_tasks: int
     panel_tasks: int
     direct: bool
+    #: whether a task packs what it reads of the weight, since it reads it once
+    fresh: bool
+    fill_channels: int
     phase_size: int
     row_size: int
     plane_size: int
@@ -201,6 +228,9 @@ class Blocks(NamedTuple):
     at_panel_offsets: int
     at_runs: int
     at_moves: int
+    at_fills: int
+    at_fresh: int
+    at_pack: int
     scratch_bytes: int
 
 
@@ -222,10 +252,14 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     share_channels = (vectors < FEW_VECTORS and conv.panels >= 2 * tasks) or vectors < tasks <= conv.panels
     pixel_tasks = 1 if share_channels else min(tasks, vectors)
     panel_tasks = tasks if share_channels else 1
-    most = min(PIXELS, PACKED_BYTES // (itemsize * block_depth)) // panel_pixels * panel_pixels
-    task_pixels = round_up(-(-pixels // pixel_tasks), lanes)
-    count = -(-task_pixels // max(panel_pixels, most))
-    block = round_up(-(-task_pixels // count), panel_pixels)
+    most = max(VECTORS, min(PIXELS, PACKED_BYTES // (itemsize * block_depth)) // lanes)
+    task_vectors = -(-vectors // pixel_tasks)
+    blocks = -(-task_vectors // most)
+    block_vectors = -(-task_vectors // blocks)
+    block, block_panels = block_vectors * lanes, -(-block_vectors // VECTORS)
+
+    weight_bytes = conv.groups * conv.panels * ROWS * conv.group_in * conv.taps * itemsize
+    fresh = pixel_tasks == blocks == 1 and weight_bytes >= FRESH_BYTES
 
     # the rows of x that a block reads: see the kernel
     width, stride_x = conv.output[2], conv.stride[2]
@@ -238,33 +272,41 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
     row = phase * stride_x
     plane = rows * row + 2 * lanes
     channel = conv.kernel[0] * plane
-    moves = block // lanes + block // panel_pixels + 2 * runs + 4
-    tiles = 1 if channels == conv.group_in else -(-conv.panels // panel_tasks) * (block // panel_pixels)
+    fill_channels = channels if direct else min(channels, max(1, ROWS_BYTES // (channel * itemsize)))
+    moves = block_vectors + block_panels + 2 * runs + 4
+    fills = conv.kernel[0] * rows * -(-phase // lanes) * stride_x if stride_x <= kernels.FILL_STRIDE else 0
+    tiles = 1 if channels == conv.group_in else -(-conv.panels // panel_tasks) * block_panels
 
     sizes = (
-        (0 if direct else channels * channel + 4 * lanes) * itemsize,
-        (block_depth * (block + panel_pixels) + 4 * lanes) * itemsize,
+        (0 if direct else fill_channels * channel + 4 * lanes) * itemsize,
+        (block_depth * block + (block_panels + 4) * lanes) * itemsize,
         tiles * ROWS * panel_pixels * itemsize,
         block_depth * 8,
         VECTORS * block_depth * 8,
         runs * kernels.RUN_FIELDS * 8,
         moves * kernels.MOVE_FIELDS * 8,
+        fills * kernels.FILL_FIELDS * 8,
+        kernels.FRESH_PANELS * ROWS * block_depth * itemsize if fresh else 0,
+        kernels.PACK.itemsize,
     )
     *at, end = places(sizes)
     return Blocks._make(
         (
             channels,
             block,
+            blocks,
             pixel_tasks,
             panel_tasks,
             direct,
+            fresh,
+            fill_channels,
             phase,
             row,
             plane,
             channel,
             *at,
             # an odd number of cache lines, so that the tasks' memories do not fall on the same sets
-            odd_lines(end),
+            odd_lines(end + APART_BYTES),
         )
     )
 
@@ -279,9 +321,9 @@ def workspace_bytes(conv: Convolution, dtype: np.dtype) -> int:
     return prepare(conv, dtype, True, False, tasks_of(conv)).scratch_bytes
 
 
-def convolve(x: np.ndarray, weight: np.ndarray, out: np.ndarray, conv: Convolution) -> None:
-    """out = conv(x, weight)."""
-    prepare(conv, x.dtype, False, False, tasks_of(conv)).run(x, weight, None, out)
+def bind(conv: Convolution, dtype: np.dtype) -> Bound:
+    """The convolution, for this number of threads."""
+    return prepare(conv, dtype, False, False, tasks_of(conv)).run
 
 
 class Run(NamedTuple):
@@ -293,6 +335,8 @@ class Run(NamedTuple):
     #: bytes from the first cell of the array
     first_weight: int
     first_y: int
+    #: whether the forward kernel does the packing
+    fresh: bool
     #: bytes of the workspace; where in it the bias goes, padded to whole panels, or None; the tasks' scratch
     scratch_bytes: int
     at_bias: int | None
@@ -312,7 +356,10 @@ class Run(NamedTuple):
         out_at = address_of(out) + self.first_y
         bias_read = whole_bias or bias_at
         scratch_at = packed + self.at_scratch
-        if self.both is not None:
+        if self.fresh:
+            record = self.pack.record(weight_at, 0, bias_at, whole_bias)
+            self.forward.run(address_of(x), address_of(record), bias_read, out_at, scratch_at)
+        elif self.both is not None:
             self.both.run(
                 packed + self.at_records,
                 (
@@ -357,12 +404,14 @@ def prepare(
     depth, height, width = conv.input
     plane = depth * height * width
     panels = conv.packing(dtype)
-    pack, taps_at = _prepare_pack(panels, 1 if packed else panels.tasks, packed)
+    fresh = blocks.fresh and not packed
+    pack, taps_at = _prepare_pack(panels, 1 if packed or fresh else panels.tasks, packed)
     forward = Prepared(
         kernels.forward,
         dtype,
         tasks,
         "x weight bias y scratch",
+        pack_task=kernels.pack_weight.task(dtype).address if fresh else 0,
         scratch_bytes=blocks.scratch_bytes,
         relu=int(relu),
         x_n=conv.groups * conv.group_in * plane,
@@ -376,9 +425,11 @@ def prepare(
         **conv.sizes,
         block_channels=blocks.channels,
         block_pixels=blocks.pixels,
+        blocks=blocks.blocks,
         pixel_tasks=blocks.pixel_tasks,
         panel_tasks=blocks.panel_tasks,
         direct=int(blocks.direct),
+        fill_channels=blocks.fill_channels,
         at_rows=blocks.at_rows,
         at_packed=blocks.at_packed,
         at_tiles=blocks.at_tiles,
@@ -386,6 +437,9 @@ def prepare(
         at_panel_offsets=blocks.at_panel_offsets,
         at_runs=blocks.at_runs,
         at_moves=blocks.at_moves,
+        at_fills=blocks.at_fills,
+        at_fresh=blocks.at_fresh,
+        at_pack=blocks.at_pack,
         phase_size=blocks.phase_size,
         row_size=blocks.row_size,
         plane_size=blocks.plane_size,
@@ -393,10 +447,10 @@ def prepare(
     )
     padded = has_bias and conv.group_out % ROWS != 0
     bias_size = panels.panels * ROWS * dtype.itemsize if padded else 0
-    both = Both(pack, forward) if pack.tasks == tasks == 1 and not packed else None
+    both = Both(pack, forward) if pack.tasks == tasks == 1 and not (packed or fresh) else None
     _, at_bias, at_scratch, at_records, end = places(
         [
-            0 if packed else panels.size,
+            0 if packed or fresh else panels.size,
             bias_size,
             tasks * blocks.scratch_bytes,
             0 if both is None else both.size,
@@ -407,6 +461,7 @@ def prepare(
         forward,
         conv.weights.first_tap * dtype.itemsize,
         conv.y.first * dtype.itemsize,
+        fresh,
         end,
         at_bias if padded else None,
         at_scratch,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.algorithms.base import BoundGradient
 from fastconv.algorithms.implicit_gemm import per_axis
-from fastconv.algorithms.workspace import odd_lines, places, round_up, workspace
+from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import weight_gradient as kernels
 from fastconv.kernels.microkernel import ROWS
@@ -18,10 +18,12 @@ from fastconv.shapes import ConvShape
 from fastconv.threads import Prepared, task_count
 
 #: Most bytes of a chunk of the transposed grad_output, and of the rows of x for a block of channels: in L2.
-CHUNK_BYTES = 384 << 10
+CHUNK_BYTES = 400 << 10
 ROWS_BYTES = 256 << 10
 #: Pixels of a chunk: enough to pay for loading and storing a tile.
 LEAST_PIXELS, MOST_PIXELS = 64, 448
+#: Most pixels of one where x is transposed: the gradient is to stay in L2, too.
+EXCHANGED_PIXELS = 224
 #: Most output channels of a block.
 BLOCK_OUT = 512
 #: Most segments, and bytes of the sums of all of them.
@@ -32,7 +34,10 @@ SUMS_BYTES = 1 << 20
 class Cut(NamedTuple):
     """How the work is cut, and what of a task's scratch memory is where, in bytes."""
 
+    #: whether x is transposed and grad_output read in place; the sizes are those of `exchange`'s convolution
+    exchanged: bool
     segments: int
+    chunks: int
     chunk_rows: int
     chunk_columns: int
     block_in: int
@@ -55,7 +60,8 @@ class Cut(NamedTuple):
     def chunk(self) -> str:
         """What is multiplied at a time."""
         x = "read in place" if self.direct else f"copied in blocks of {self.block_in} channels"
-        return f"{self.chunk_rows} x {self.chunk_columns} pixels, x {x}"
+        array = "grad_output" if self.exchanged else "x"
+        return f"{self.chunk_rows} x {self.chunk_columns} pixels, {array} {x}"
 
 
 def segment_count(chunks: int, most: int) -> int:
@@ -75,9 +81,29 @@ def reads_inside(shape: ConvShape) -> bool:
     return inside and shape.pad_before == (0, 0, 0)
 
 
+def exchange(shape: ConvShape) -> ConvShape:
+    """The convolution in which x and grad_output have each other's place; for a pointwise one."""
+    return shape._replace(in_channels=shape.out_channels, out_channels=shape.in_channels)
+
+
 @lru_cache(maxsize=1024)
 def cut(shape: ConvShape, itemsize: int) -> Cut:
-    """Sizes of the blocks; they do not depend on the number of tasks, but for how those share the units."""
+    """Sizes of the blocks; they do not depend on the number of tasks, but for how those share the units.
+
+    Of a pointwise convolution either array can be the transposed one. If that is x, sums of one segment that
+    need no filling up are the gradient itself. That pays where x has fewer channels.
+    """
+    if shape.is_pointwise and shape.group_in < shape.group_out:
+        other = exchange(shape)
+        blocks = _cut(other, itemsize, EXCHANGED_PIXELS)
+        whole = other.group_in % ROWS == other.group_out % LANES[8 * itemsize] == 0
+        if blocks.segments == 1 and whole:
+            height, width = other.group_in, other.group_out
+            return blocks._replace(exchanged=True, sums_height=height, sums_width=width)
+    return _cut(shape, itemsize, MOST_PIXELS)
+
+
+def _cut(shape: ConvShape, itemsize: int, most_pixels: int) -> Cut:
     lanes = LANES[8 * itemsize]
     cells = shape.group_in * shape.taps
     width = shape.output[2]
@@ -85,7 +111,7 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
 
     block_out = min(shape.group_out, BLOCK_OUT)
     out_bytes = round_up(block_out, lanes) * itemsize
-    pixels = max(LEAST_PIXELS, min(MOST_PIXELS, CHUNK_BYTES // out_bytes))
+    pixels = max(LEAST_PIXELS, min(most_pixels, CHUNK_BYTES // out_bytes))
     # equal chunks: of whole rows, or of a part of one
     chunk_columns = -(-width // -(-width // pixels))
     most_rows = max(1, pixels // width)
@@ -120,7 +146,9 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
     *at, end = places(sizes)
     return Cut._make(
         (
+            False,
             segments,
+            chunks,
             chunk_rows,
             chunk_columns,
             block_in,
@@ -140,44 +168,59 @@ def cut(shape: ConvShape, itemsize: int) -> Cut:
 
 
 class _Run(NamedTuple):
-    """Both kernels, ready to be run, and the workspace that they need."""
+    """The kernels, ready to be run."""
 
     sums: Prepared
-    finish: Prepared
-    shapes: tuple[tuple[int, ...], ...]
+    #: adds the segments up, if there are several
+    finish: Prepared | None
+    #: whether the two arrays have each other's place, and the sums are the gradient
+    exchanged: bool
+    #: bytes of the workspace, and where in it the tasks' scratch begins, behind the sums
+    scratch_bytes: int
+    at_scratch: int
+
+    def run(self, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+        """out = d sum(grad_output * conv(x, weight)) / dweight; of the arrays only the memory matters."""
+        memory = scratch(self.scratch_bytes)
+        arrays = address_of(x), address_of(grad_output)
+        if self.exchanged:
+            self.sums.run(*arrays[::-1], address_of(out), memory + self.at_scratch, 0)
+        elif self.finish is None:
+            self.sums.run(*arrays, memory, memory + self.at_scratch, address_of(out))
+        else:
+            self.sums.run(*arrays, memory, memory + self.at_scratch, 0)
+            self.finish.run(memory, address_of(out), memory + self.at_scratch)
 
 
 def _tasks(shape: ConvShape, blocks: Cut) -> int:
+    if blocks.exchanged:
+        shape = exchange(shape)
     panels = -(-shape.group_in * shape.taps // ROWS)
     return task_count(shape.flops // 2, blocks.segments * shape.groups * panels)
 
 
-def weight_gradient(grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, shape: ConvShape) -> None:
-    """out = d sum(grad_output * conv(x, weight)) / dweight; `shape` is pointwise or has its own axes."""
-    tasks = _tasks(shape, cut(shape, x.itemsize))
-    run = _prepare(shape, x.dtype, tasks)
-    sums, scratch = workspace(x.dtype, *run.shapes)
-    addresses = address_of(sums), address_of(scratch)
-    run.sums.run(address_of(x), address_of(grad_output), *addresses)
-    run.finish.run(addresses[0], address_of(out), addresses[1])
+def bind(shape: ConvShape, dtype: np.dtype) -> BoundGradient:
+    """The weight gradient, for this number of threads; `shape` is pointwise or has its own axes."""
+    return _prepare(shape, dtype, _tasks(shape, cut(shape, dtype.itemsize))).run
 
 
 def workspace_bytes(shape: ConvShape, dtype: np.dtype) -> int:
-    blocks = cut(shape, dtype.itemsize)
-    run = _prepare(shape, dtype, _tasks(shape, blocks))
-    return sum(prod(size) for size in run.shapes) * dtype.itemsize
+    """Scratch memory of all tasks, and the sums."""
+    return _prepare(shape, dtype, _tasks(shape, cut(shape, dtype.itemsize))).scratch_bytes
 
 
 @lru_cache(maxsize=1024)
 def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
     blocks = cut(shape, dtype.itemsize)
+    if blocks.exchanged:
+        shape = exchange(shape)
     depth, height, width = shape.input
     plane = depth * height * width
     sums = Prepared(
         kernels.weight_sums,
         dtype,
         tasks,
-        "x grad_output sums scratch",
+        "x grad_output sums scratch grad_weight",
         scratch_bytes=blocks.scratch_bytes,
         sums_height=blocks.sums_height,
         sums_width=blocks.sums_width,
@@ -217,18 +260,23 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         channel_size=blocks.channel_size,
         panel_pixels=blocks.panel_pixels,
     )
+    scratch_bytes = tasks * blocks.scratch_bytes
+    sums_size = blocks.segments * shape.groups * blocks.sums_height * blocks.sums_width
+    if blocks.segments == 1:
+        # the sums of a single chunk are in the gradient at once
+        alone = blocks.exchanged or blocks.chunks == 1
+        _, at_scratch, end = places([0 if alone else sums_size * dtype.itemsize, scratch_bytes])
+        return _Run(sums, None, blocks.exchanged, end, at_scratch)
     lanes = LANES[8 * dtype.itemsize]
     cells = shape.group_in * shape.taps
-    sums_shape = (blocks.segments, shape.groups, blocks.sums_height, blocks.sums_width)
-    finish_tasks = task_count(prod(sums_shape), shape.groups * -(-cells // lanes))
-    # a task of `finish_weight` needs a block of lanes x lanes: no more than one of `weight_sums` has
-    scratch_bytes = max(blocks.scratch_bytes, lanes * lanes * dtype.itemsize)
+    finish_tasks = task_count(sums_size, shape.groups * -(-cells // lanes))
+    finish_bytes = lanes * lanes * dtype.itemsize
     finish = Prepared(
         kernels.finish_weight,
         dtype,
         finish_tasks,
         "sums grad_weight scratch",
-        scratch_bytes=lanes * lanes * dtype.itemsize,
+        scratch_bytes=finish_bytes,
         sums_height=blocks.sums_height,
         sums_width=blocks.sums_width,
         segments=blocks.segments,
@@ -236,5 +284,5 @@ def _prepare(shape: ConvShape, dtype: np.dtype, tasks: int) -> _Run:
         group_cells=cells,
         group_out=shape.group_out,
     )
-    scratch = max(tasks * blocks.scratch_bytes, finish_tasks * scratch_bytes) // dtype.itemsize
-    return _Run(sums, finish, (sums_shape, (scratch,)))
+    _, at_scratch, end = places([sums_size * dtype.itemsize, max(scratch_bytes, finish_tasks * finish_bytes)])
+    return _Run(sums, finish, False, end, at_scratch)

@@ -345,6 +345,11 @@ def _backward(
     needs: Sequence[bool],
 ) -> ConvGrads:
     need_x, need_weight, need_bias = run.check_needs(function, needs, algorithm)
+    if isinstance(padding_mode, str) and padding_mode == "zeros":
+        args = (stride, padding, dilation, groups, layout, algorithm, need_x, need_weight)
+        grads = bound.gradients(rank, grad_output, x, weight, *args)
+        if grads is not None:
+            return ConvGrads(*grads, bias_gradient(grad_output, rank, layout) if need_bias else None)
     _, (grad_output, x, weight) = real_arrays(function, grad_output=grad_output, x=x, weight=weight)
     facts = (weight.shape, stride, padding, dilation, groups, layout)
     shape = run.geometry(function, rank, x.shape, *facts)

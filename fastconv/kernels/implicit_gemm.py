@@ -29,27 +29,31 @@ from math import inf
 
 from numba import intp
 
-from fastconv.jit import fields, inlined, ints, kernel, reals, record
+from fastconv.jit import call_task, fields, inlined, ints, kernel, reals, record
 from fastconv.kernels import simd
 from fastconv.kernels.microkernel import BIAS, LOAD, ROWS, VECTORS, ZERO, multiply_tile
 from fastconv.kernels.rows import fill_phase
 from fastconv.kernels.simd import LANES, put, take
 
 FORWARD = record(
-    # addresses; weight is packed (`pack_weight`), bias as long as whole panels, or 0
-    "x weight bias y scratch scratch_bytes relu "
+    # addresses; weight is packed, bias as long as whole panels, or 0. With a `pack_task`, the address of
+    # `pack_weight`, each task packs what it reads of the weight, which is the record for that kernel
+    "x weight bias y scratch pack_task scratch_bytes relu "
     # strides in elements; the last axis of x is contiguous, and so are the pixels of y if it is dense
     "x_n x_c x_z x_y y_n y_k y_z y_y y_x dense "
     "images groups group_in group_out height width depth "
     "kernel_z kernel_y kernel_x stride_z stride_y stride_x "
     "dilation_z dilation_y dilation_x pad_z pad_y pad_x "
     "out_depth out_height out_width "
-    # blocks, and over how many tasks pixels and panels are split
-    "block_channels block_pixels pixel_tasks panel_tasks "
+    # blocks, those of a task, and over how many tasks pixels and panels are split
+    "block_channels block_pixels blocks pixel_tasks panel_tasks "
+    # channels whose rows are filled at a time
+    "fill_channels "
     # whether moves read x itself
     "direct "
     # parts of a task's scratch, bytes from its start
-    "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves "
+    "at_rows at_packed at_tiles at_offsets at_panel_offsets at_runs at_moves at_fills "
+    "at_fresh at_pack "
     # `rows`: elements of a phase of a row, of a row, of a plane of rows, of a channel
     "phase_size row_size plane_size channel_size"
 )
@@ -58,14 +62,75 @@ FORWARD = record(
 RUN_FIELDS = 7
 #: Entries of the table of moves: source in bytes, place in the block of pixels, cells that may be read.
 MOVE_FIELDS = 3
+#: Entries of the table of fills: source in bytes, the lanes that are inside x, target in bytes.
+FILL_FIELDS = 3
+#: Up to this stride the rows of x are filled by a table, and for no fewer channels: it takes time to make.
+FILL_STRIDE, FILL_CHANNELS = 2, 8
 
 #: `taps_at` is a table of the elements from the first kernel cell of a channel to each that is used; `plain`
-#: says that these and the channels follow each other. A bias that is no whole number of panels long is copied
-#: to `whole_bias`, else that is 0.
+#: says that these and the channels follow each other. Else `span` is 0, or the cells of a row's channel where
+#: the rows of a channel follow each other, the first used of them the one that is `first_cell` of it. A bias
+#: that is no whole number of panels long is copied to `whole_bias`, else that is 0.
 PACK = record(
     "weight packed bias whole_bias taps_at groups group_in group_out taps block_channels "
-    "group_stride row_stride channel_stride plain"
+    "group_stride row_stride channel_stride plain span first_cell "
+    # which panels, counted over the groups, and channels of a group, those from a block's first on
+    "first_unit last_unit first_channel last_channel"
 )
+#: Places in it.
+_NAMES = PACK.names or ()
+_PACKED, _WHOLE_BIAS, _PART = (_NAMES.index(name) for name in ("packed", "whole_bias", "first_unit"))
+_WORDS = len(_NAMES)
+
+#: Panels that a task packs at a time, which stay in L2.
+FRESH_PANELS = 8
+
+#: Most cells of a row's channel of which all are transposed to pack some.
+MOST_SPAN = 64
+#: Panels that are packed at a time where the rows of a channel follow each other, and channels to look ahead.
+NEAR_PANELS, NEAR_AHEAD = 8, 16
+
+
+@inlined
+def pack_near(p, group, panel, count, c0, channels, taps_at, memory, zero):
+    """`count` whole panels of a block of channels, of a weight in which the rows of a channel are neighbours.
+
+    What is read for a panel is as long as a few cache lines, and the next channel's is far away: so a few
+    panels are packed at a time, and the reading of later channels is announced.
+    """
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    panels = (p.group_out + ROWS - 1) // ROWS
+    panel_source = ROWS * p.row_stride * size
+    source = group * p.group_stride + panel * ROWS * p.row_stride + c0 * p.channel_stride
+    source = p.weight + (source - p.first_cell) * size
+    target = ((group * p.group_in + c0) * panels + panel * channels) * p.taps * ROWS
+    target = p.packed + target * size
+    for _ in range(channels):
+        ahead = source + NEAR_AHEAD * p.channel_stride * size
+        for line in range(0, count * panel_source, 64):
+            simd.prefetch(ahead + line)
+        for number in range(count):
+            cells = source + number * panel_source
+            to = target + number * channels * p.taps * ROWS * size
+            if p.span == 1:
+                simd.copy_reals(to, cells, ROWS, zero)
+            else:
+                for cell in range(0, p.span, lanes):
+                    simd.transpose_block(
+                        cells + cell * size,
+                        p.row_stride * size,
+                        ROWS,
+                        p.span - cell,
+                        memory + cell * ROWS * size,
+                        lanes * size,
+                        ROWS,
+                        zero,
+                    )
+                for tap in range(p.taps):
+                    cell = memory + (p.first_cell + taps_at[tap]) * ROWS * size
+                    simd.copy_reals(to + tap * ROWS * size, cell, ROWS, zero)
+        source += p.channel_stride * size
+        target += p.taps * ROWS * size
 
 
 @kernel(PACK)
@@ -75,25 +140,36 @@ def pack_weight(bits):
     A unit is a panel of a group.
     """
     lanes, size = LANES[bits], bits // 8
+    memory_bytes = (MOST_SPAN + lanes) * ROWS * size
 
     def pack_weight(params, t, tasks):
         p = fields(params, PACK)
         weight, packed, taps_at = reals(p.weight, bits), reals(p.packed, bits), ints(p.taps_at)
+        bias, whole_bias = reals(p.bias, bits), reals(p.whole_bias, bits)
         zero = simd.splat(0.0, bits)
+        memory = simd.stack_memory(memory_bytes)
         panels = (p.group_out + ROWS - 1) // ROWS
-        units = p.groups * panels
-        for unit in range(t * units // tasks, (t + 1) * units // tasks):
+        units = p.last_unit - p.first_unit
+        unit, last_unit = p.first_unit + t * units // tasks, p.first_unit + (t + 1) * units // tasks
+        while unit < last_unit:
             group, panel = divmod(unit, panels)
+            near = 0
+            if p.span:  # whole panels alone
+                near = min(min(last_unit - unit, NEAR_PANELS), p.group_out // ROWS - panel)
+            count = max(1, near)
+            if p.whole_bias:
+                first, there = group * p.group_out + panel * ROWS, p.group_out - panel * ROWS
+                for row in range(min(count * ROWS, there)):
+                    whole_bias[unit * ROWS + row] = bias[first + row]
+                for row in range(there, count * ROWS):
+                    whole_bias[unit * ROWS + row] = 0
             rows = min(ROWS, p.group_out - panel * ROWS)
             source = group * p.group_stride + panel * ROWS * p.row_stride
-            if p.whole_bias:
-                bias, whole_bias = reals(p.bias, bits), reals(p.whole_bias, bits)
-                for row in range(rows):
-                    whole_bias[unit * ROWS + row] = bias[group * p.group_out + panel * ROWS + row]
-                for row in range(rows, ROWS):
-                    whole_bias[unit * ROWS + row] = 0
-            for c0 in range(0, p.group_in, p.block_channels):
-                channels = min(p.block_channels, p.group_in - c0)
+            for c0 in range(p.first_channel, p.last_channel, p.block_channels):
+                channels = min(p.block_channels, p.last_channel - c0)
+                if near:
+                    pack_near(p, group, panel, near, c0, channels, taps_at, memory, zero)
+                    continue
                 target = ((group * p.group_in + c0) * panels + panel * channels) * p.taps * ROWS
                 first = source + c0 * p.channel_stride
                 done = 0
@@ -122,6 +198,7 @@ def pack_weight(bits):
                         for row in range(rows, ROWS):
                             packed[k + row] = 0
                         k += ROWS
+            unit += count
 
     return pack_weight
 
@@ -187,6 +264,66 @@ def find_runs(p, block, count, runs, moves, lanes, size):
             place += cells
             length -= cells
     return run_count, move_count
+
+
+@inlined
+def find_fills(p, runs, run_count, fills, lanes, size):
+    """The vectors of x that `fill_rows` reads, and where they go; for strides up to FILL_STRIDE along x.
+
+    With a stride of 2 there are two vectors in a row for one of each phase. A row's last vectors come first:
+    what they write behind it, into the next phase or row, is written after them.
+    """
+    fill_count = 0
+    for run_index in range(run_count):
+        run = RUN_FIELDS * run_index
+        first_row = runs[run + 4]
+        iy0 = runs[run + 2] * p.stride_y - p.pad_y - first_row
+        ix0 = runs[run + 3] * p.stride_x - p.pad_x
+        for kz in range(p.kernel_z):
+            iz = runs[run + 1] * p.stride_z - p.pad_z + kz * p.dilation_z
+            for row in range(runs[run + 5], runs[run + 6]):
+                if p.kernel_y == 1 and row != first_row:
+                    continue  # a stride skips it
+                iy = iy0 + row
+                inside = 0 <= iz < p.depth and 0 <= iy < p.height
+                source = runs[run] * p.x_n + iz * p.x_z + iy * p.x_y
+                target = kz * p.plane_size + row * p.row_size
+                for u in range((p.phase_size - 1) // lanes * lanes, -1, -lanes):
+                    for part in range(p.stride_x):
+                        first = ix0 + u * p.stride_x + part * lanes
+                        low, high = min(lanes, max(0, -first)), max(0, min(lanes, p.width - first))
+                        seen = (1 << high) - (1 << low) if inside and low < high else 0
+                        fill = FILL_FIELDS * fill_count
+                        # where no lane is inside x, any address of x will do
+                        fills[fill] = (source + first) * size if seen else 0
+                        fills[fill + 1] = seen
+                        fills[fill + 2] = (target + part * p.phase_size + u) * size
+                        fill_count += 1
+    return fill_count
+
+
+@inlined
+def fill_by_table(p, fills, fill_count, first_channel, channels, rows, zero):
+    """`fill_rows` for a stride along x of 1 or 2."""
+    size = simd.bytes_of(zero)
+    ahead = p.x_c * size
+    for c in range(channels):
+        source, target = first_channel + c * ahead, rows + c * p.channel_size * size
+        if p.stride_x == 1:
+            for fill in range(0, FILL_FIELDS * fill_count, FILL_FIELDS):
+                cell = source + fills[fill]
+                simd.prefetch(cell + ahead)
+                simd.store(target + fills[fill + 2], simd.load_lanes(cell, fills[fill + 1], zero))
+        else:
+            for fill in range(0, FILL_FIELDS * fill_count, 2 * FILL_FIELDS):
+                near, far = source + fills[fill], source + fills[fill + FILL_FIELDS]
+                simd.prefetch(near + ahead)
+                simd.prefetch(far + ahead)
+                first = simd.load_lanes(near, fills[fill + 1], zero)
+                second = simd.load_lanes(far, fills[fill + FILL_FIELDS + 1], zero)
+                simd.store(target + fills[fill + 2], simd.even(first, second))
+                if p.kernel_x > 1:
+                    simd.store(target + fills[fill + FILL_FIELDS + 2], simd.odd(first, second))
 
 
 @inlined
@@ -292,16 +429,19 @@ def forward(bits):
         first_panel = panel_task * panels // p.panel_tasks
         last_panel = (panel_task + 1) * panels // p.panel_tasks
         vectors = (p.images * pixels + lanes - 1) // lanes
-        first_pixel = pixel_task * vectors // p.pixel_tasks * lanes
-        last_pixel = min((pixel_task + 1) * vectors // p.pixel_tasks * lanes, p.images * pixels)
+        first_vector = pixel_task * vectors // p.pixel_tasks
+        last_vector = (pixel_task + 1) * vectors // p.pixel_tasks
 
         scratch = p.scratch + t * p.scratch_bytes
         packed, tiles = scratch + p.at_packed, scratch + p.at_tiles
+        fresh, own, template = scratch + p.at_fresh, ints(scratch + p.at_pack), ints(p.weight)
         offsets, runs, moves = (
             ints(scratch + p.at_offsets),
             ints(scratch + p.at_runs),
             ints(scratch + p.at_moves),
         )
+        fills, by_table = ints(scratch + p.at_fills), not p.direct and p.stride_x <= FILL_STRIDE
+        by_table = by_table and p.block_channels >= FILL_CHANNELS
         table_of_offsets(p, offsets, size)
         ahead = 4 * p.x_c * size if p.direct else 0  # 1 x 1 kernels: a few channels
         # B's rows for the micro-kernel, in panels of 1, 2, .. vectors
@@ -311,10 +451,19 @@ def forward(bits):
             for k in range(block_depth):
                 panel_offsets[vector * block_depth + k] = k * (vector + 1) * lanes * size
 
-        for block in range(first_pixel, last_pixel, p.block_pixels):
-            count = min(p.block_pixels, last_pixel - block)
+        # blocks of as equal sizes as can be
+        for block_index in range(p.blocks):
+            block = (first_vector + block_index * (last_vector - first_vector) // p.blocks) * lanes
+            end = (first_vector + (block_index + 1) * (last_vector - first_vector) // p.blocks) * lanes
+            count = min(end, p.images * pixels) - block
+            if count <= 0:
+                continue
             block_vectors = (count + lanes - 1) // lanes
+            block_panels = (block_vectors + VECTORS - 1) // VECTORS
             run_count, move_count = find_runs(p, block, count, runs, moves, lanes, size)
+            fill_count = 0
+            if by_table:
+                fill_count = find_fills(p, runs, run_count, fills, lanes, size)
 
             for group in range(p.groups):
                 weights = p.weight + group * p.group_in * taps * panels * ROWS * size
@@ -322,35 +471,72 @@ def forward(bits):
                     channels = min(p.block_channels, p.group_in - c0)
                     depth = channels * taps
                     base = p.x + (group * p.group_in + c0) * p.x_c * size
-                    if not p.direct:
-                        rows = scratch + p.at_rows
-                        fill_rows(p, runs, run_count, base, channels, rows, zero)
-                        base = rows
+                    # a few channels at a time, whose rows stay in L1
+                    for c in range(0, channels, p.fill_channels):
+                        count_c = min(p.fill_channels, channels - c)
+                        source = base + c * p.x_c * size
+                        if not p.direct:
+                            rows = scratch + p.at_rows
+                            if by_table:
+                                fill_by_table(p, fills, fill_count, source, count_c, rows, zero)
+                            else:
+                                fill_rows(p, runs, run_count, source, count_c, rows, zero)
+                            source = rows
 
-                    # a plain 0 is a type of its own, for which `pack_panel` would be compiled once more
-                    move = intp(0)
-                    for panel in range(0, block_vectors, VECTORS):
-                        first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
-                        end = first + panel_vectors * lanes
-                        last = move
-                        while last < move_count and moves[MOVE_FIELDS * last + 1] < end:
-                            last += 1
-                        target = packed + first * depth * size
-                        pack_panel(
-                            target, base, offsets, depth, moves, move, last, first, panel_vectors, ahead, zero
-                        )
-                        move = last
+                        # a plain 0 is a type of its own, for which `pack_panel` would be compiled once more
+                        move = intp(0)
+                        for panel in range(block_panels):
+                            first = panel * panel_pixels
+                            panel_vectors = min(VECTORS, block_vectors - panel * VECTORS)
+                            end = first + panel_vectors * lanes
+                            last = move
+                            while last < move_count and moves[MOVE_FIELDS * last + 1] < end:
+                                last += 1
+                            # a vector behind each panel, for what the last move writes over the end
+                            target = packed + (first * depth + panel * lanes) * size
+                            target += c * taps * panel_vectors * lanes * size
+                            pack_panel(
+                                target,
+                                source,
+                                offsets,
+                                count_c * taps,
+                                moves,
+                                move,
+                                last,
+                                first,
+                                panel_vectors,
+                                ahead,
+                                zero,
+                            )
+                            move = last
 
                     start = LOAD if c0 else (BIAS if p.bias else ZERO)
                     final = c0 + channels == p.group_in
                     least = 0.0 if final and p.relu else -inf
                     for panel_row in range(first_panel, last_panel):
-                        a = weights + (c0 * panels + panel_row * channels) * taps * ROWS * size
+                        if p.pack_task:
+                            place = (panel_row - first_panel) % FRESH_PANELS
+                            if place == 0:
+                                # the next few panels of this block, with the task's own copy of the record
+                                for word in range(_WORDS):
+                                    own[word] = template[word]
+                                place_of_all = (group * p.group_in + c0) * panels + panel_row * channels
+                                own[_PACKED] = fresh - place_of_all * taps * ROWS * size
+                                if c0:
+                                    own[_WHOLE_BIAS] = 0
+                                own[_PART] = group * panels + panel_row
+                                own[_PART + 1] = group * panels + min(last_panel, panel_row + FRESH_PANELS)
+                                own[_PART + 2], own[_PART + 3] = c0, c0 + channels
+                                call_task(p.pack_task, scratch + p.at_pack, 0, 1)
+                            a = fresh + place * depth * ROWS * size
+                        else:
+                            a = weights + (c0 * panels + panel_row * channels) * taps * ROWS * size
                         bias = p.bias + (group * panels + panel_row) * ROWS * size
                         channel = group * p.group_out + panel_row * ROWS
                         used_rows = min(ROWS, p.group_out - panel_row * ROWS)
-                        for panel in range(0, block_vectors, VECTORS):
-                            first, panel_vectors = panel * lanes, min(VECTORS, block_vectors - panel)
+                        for panel in range(block_panels):
+                            first = panel * panel_pixels
+                            panel_vectors = min(VECTORS, block_vectors - panel * VECTORS)
                             cells = min(panel_vectors * lanes, count - first)
                             n, pixel = divmod(block + first, pixels)
                             # a whole tile within one image is kept in y, another one in scratch
@@ -362,11 +548,10 @@ def forward(bits):
                             else:
                                 slot = 0
                                 if p.block_channels < p.group_in:
-                                    slot = (panel_row - first_panel) * (p.block_pixels // panel_pixels)
-                                    slot += panel // VECTORS
+                                    slot = (panel_row - first_panel) * block_panels + panel
                                 c = tiles + slot * ROWS * panel_pixels * size
                                 c_row = panel_vectors * lanes * size
-                            b = packed + first * depth * size
+                            b = packed + (first * depth + panel * lanes) * size
                             table = scratch + p.at_panel_offsets + (panel_vectors - 1) * block_depth * 8
                             if panel_vectors == 3:
                                 multiply_tile(a, b, table, depth, c, c_row, start, bias, least, 3, zero)

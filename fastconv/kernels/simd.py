@@ -213,6 +213,33 @@ def load_between(typingctx: Any, address: Any, first: Any, limit: Any, like: Any
     return like(types.int64, types.int64, types.int64, like), codegen
 
 
+@intrinsic
+def load_lanes(typingctx: Any, address: Any, lanes: Any, like: Any) -> Any:
+    """The lanes whose bits are set in the int `lanes` from memory, the first the lowest; the others 0."""
+    if not _is("real", like):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(builder, args[0], like)
+        bits = builder.trunc(args[1], ir.IntType(like.lanes))
+        mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), like.lanes))
+        if REGISTER_BYTES >= 32:
+            return masked_load(builder, pointer, mask, like)
+        # without such an instruction a masked load is a branch for each lane
+        result = cgutils.alloca_once(builder, like.llvm)
+        whole = builder.icmp_signed("==", bits, ir.Constant(bits.type, -1))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                value = builder.load(pointer)
+                value.align = like.bits // 8
+                builder.store(value, result)
+            with otherwise:
+                builder.store(masked_load(builder, pointer, mask, like), result)
+        return builder.load(result)
+
+    return like(types.int64, types.int64, like), codegen
+
+
 @intrinsic(prefer_literal=True)
 def load_double(typingctx: Any, address: Any, bits: Any, count: Any) -> Any:
     """Reals of `bits` as a float64 vector: the first `count` lanes from memory, the others 0."""
@@ -373,6 +400,38 @@ def copy_real(typingctx: Any, target: Any, source: Any, like: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def copy_reals(typingctx: Any, target: Any, source: Any, count: Any, like: Any) -> Any:
+    """A constant number of reals, no more than a vector has, from memory to memory."""
+    if not _is_literal(count) or not _is("real", like):
+        return None
+    part = ir.VectorType(like.element, count.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, origin = (builder.inttoptr(address, part.as_pointer()) for address in args[:2])
+        value = builder.load(origin)
+        value.align = like.bits // 8
+        builder.store(value, to).align = like.bits // 8
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, count, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack_memory(typingctx: Any, size: Any) -> Any:
+    """The address of a constant number of bytes on the stack, the same at each call from one place."""
+    if not _is_literal(size):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.ArrayType(ir.IntType(8), size.literal_value)
+        memory = cgutils.alloca_once(builder, kind)
+        memory.align = REGISTER_BYTES
+        return builder.ptrtoint(memory, ir.IntType(64))
+
+    return types.int64(size), codegen
 
 
 # --- making and combining -----------------------------------------------------------------------

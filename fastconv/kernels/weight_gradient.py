@@ -18,8 +18,10 @@ transposed. Few input channels are nothing special: their kernel cells fill the 
                         for each panel of output channels          streams from L2
                             tile of sums += x x panel
 
-The segments depend on the shape alone, and are added in their order: the result has the same bits whatever
-the number of tasks. A task has a range of (segment, group, block of output channels, panel of kernel cells).
+The sums of a single segment are transposed into the gradient tile by tile, as their last chunk is added;
+those of several by another kernel, which adds them up. The segments depend on the shape alone, and are added
+in their order: the result has the same bits whatever the number of tasks. A task has a range of (segment,
+group, block of output channels, panel of kernel cells).
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from fastconv.kernels.rows import fill_phase
 from fastconv.kernels.simd import LANES, put
 
 SUMS = record(
-    # addresses; sums is (segments, groups, sums_height, sums_width)
-    "x grad_output sums scratch "
+    # addresses; sums is (segments, groups, sums_height, sums_width), and grad_weight 0 if there are several
+    # segments
+    "x grad_output sums scratch grad_weight "
     "scratch_bytes sums_height sums_width "
     # strides in elements; the last axis of x, and the pixels of grad_output, are contiguous
     "x_n x_c x_z x_y y_n y_k "
@@ -112,10 +115,26 @@ def fill_piece(p, x, n, oz, oy, ox, count, columns, first_row, rows, zero):
             )
 
 
+@inlined
+def store_gradient(tile, tile_row, target, target_row, rows, columns, memory, zero):
+    """target[column][row] = tile[row][column] for some rows and columns of a tile."""
+    lanes, size = simd.lanes_of(zero), simd.bytes_of(zero)
+    for column in range(0, columns, lanes):
+        block = tile + column * size
+        simd.transpose_block(block, tile_row, ROWS, lanes, memory, lanes * size, ROWS, zero)
+        for i in range(min(lanes, columns - column)):
+            cell, to = memory + i * ROWS * size, target + (column + i) * target_row
+            if rows == ROWS:
+                simd.copy_reals(to, cell, ROWS, zero)
+            else:
+                simd.store_part(to, simd.load_part(cell, rows, zero), rows)
+
+
 @kernel(SUMS)
 def weight_sums(bits):
-    """The sums of each segment, kernel cells by output channels."""
+    """The sums of each segment, kernel cells by output channels; of a single one the gradient itself."""
     lanes, size = LANES[bits], bits // 8
+    tile_bytes, memory_bytes = ROWS * VECTORS * lanes * size, ROWS * lanes * size
 
     def weight_sums(params, t, tasks):
         p = fields(params, SUMS)
@@ -135,6 +154,7 @@ def weight_sums(bits):
         offsets, taps = ints(scratch + p.at_offsets), ints(scratch + p.at_taps)
         a_rows = ints(scratch + p.at_a_rows)
         table_of_taps(p, taps, size)
+        tile_alone, memory = simd.stack_memory(tile_bytes), simd.stack_memory(memory_bytes)
 
         unit, last_unit = t * units // tasks, (t + 1) * units // tasks
         while unit < last_unit:
@@ -153,8 +173,8 @@ def weight_sums(bits):
             sums = p.sums + (segment * p.groups + group) * p.sums_height * p.sums_width * size
             sums += first_out * size
 
-            first_chunk = segment * chunks // p.segments
-            for chunk in range(first_chunk, (segment + 1) * chunks // p.segments):
+            first_chunk, last_chunk = segment * chunks // p.segments, (segment + 1) * chunks // p.segments
+            for chunk in range(first_chunk, last_chunk):
                 start = ZERO if chunk == first_chunk else LOAD
                 row_chunk, column_piece = divmod(chunk, pieces)
                 first_row = row_chunk * p.chunk_rows
@@ -217,6 +237,8 @@ def weight_sums(bits):
                             width = (out_panel + 1) * vectors // out_panels - first
                             b = panels + first * p.panel_pixels * lanes * size
                             c_tile, c_row = tile + first * lanes * size, p.sums_width * size
+                            if p.grad_weight and last_chunk == first_chunk + 1:
+                                c_tile, c_row = tile_alone, VECTORS * lanes * size
                             a, o = scratch + p.at_a_rows, scratch + p.at_offsets
                             if width == 3:
                                 multiply_rows(a, o, b, place, c_tile, c_row, start, 3, zero)
@@ -224,6 +246,19 @@ def weight_sums(bits):
                                 multiply_rows(a, o, b, place, c_tile, c_row, start, 2, zero)
                             else:
                                 multiply_rows(a, o, b, place, c_tile, c_row, start, 1, zero)
+                            if p.grad_weight and chunk == last_chunk - 1:
+                                cell, channel = row_panel * ROWS, first_out + first * lanes
+                                target = (group * p.group_out + channel) * cells + cell
+                                store_gradient(
+                                    c_tile,
+                                    c_row,
+                                    p.grad_weight + target * size,
+                                    cells * size,
+                                    min(ROWS, cells - cell),
+                                    min(width * lanes, channels - first * lanes),
+                                    memory,
+                                    zero,
+                                )
                     panel = end_panel
 
     return weight_sums
