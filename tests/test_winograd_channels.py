@@ -50,8 +50,8 @@ def cut_as(tile: int, **limits: int) -> Iterator[None]:
 
 
 def channels_last(case: Conv) -> Conv:
-    """The case channels last, without groups."""
-    return replace(case, layout="NHWC", groups=1)
+    """The case channels last, without groups, in steps of one."""
+    return replace(case, layout="NHWC", groups=1, stride=1)
 
 
 #: The threads share the tiles, or the output channels, and then transform the weight when it is used.
