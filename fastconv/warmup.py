@@ -18,7 +18,7 @@ from fastconv.algorithms.products import times, times_transposed
 from fastconv.algorithms.updates import ADAM, update
 from fastconv.arguments import shown
 from fastconv.functional.blocks import conv_block, conv_block_backward
-from fastconv.kernels import winograd, winograd_gradient
+from fastconv.kernels import weight_gradient, winograd, winograd_gradient
 from fastconv.kernels.simd import REGISTER_BYTES
 from fastconv.version import __version__
 
@@ -47,7 +47,7 @@ def _conv(dtype: np.dtype) -> None:
         for kernels in (winograd.PACK_WEIGHT, winograd.TRANSFORM_INPUT, winograd.FORWARD):
             for kernel in kernels.values():
                 assert kernel.task(dtype).address
-        for kernel in winograd_gradient.KERNELS:
+        for kernel in (*winograd_gradient.KERNELS, weight_gradient.finish_weight):
             assert kernel.task(dtype).address
 
 
