@@ -17,10 +17,10 @@ from fastconv.algorithms.implicit_gemm import Panels
 from fastconv.algorithms.workspace import odd_lines, places, round_up, scratch
 from fastconv.jit import address_of
 from fastconv.kernels import shift as kernels
-from fastconv.kernels.implicit_gemm import pack_weight
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.shift import PLAIN, POOLED, RELU
 from fastconv.kernels.simd import LANES, REGISTER_BYTES
+from fastconv.kernels.weight_panels import pack_weight
 from fastconv.shapes import ConvShape
 from fastconv.threads import Prepared, task_count
 

@@ -17,6 +17,7 @@ from fastconv.jit import address_of
 from fastconv.kernels import implicit_gemm as kernels
 from fastconv.kernels.microkernel import ROWS, VECTORS
 from fastconv.kernels.simd import LANES
+from fastconv.kernels.weight_panels import MOST_SPAN, PACK, pack_weight
 from fastconv.shapes import Triple
 from fastconv.threads import Both, Prepared, task_count
 
@@ -56,7 +57,7 @@ class Weights(NamedTuple):
         taps_at = self.taps_at(kernel)
         plain = self.channel == taps_at.size and bool((taps_at == np.arange(taps_at.size)).all())
         # are the rows of a channel neighbours, and nothing but its kernel cells?
-        near = self.row <= kernels.MOST_SPAN and self.channel >= self.row * group_out
+        near = self.row <= MOST_SPAN and self.channel >= self.row * group_out
         near = near and self.first_tap + taps_at.min() >= 0 and self.first_tap + taps_at.max() < self.row
         return {
             "group_stride": self.group,
@@ -113,7 +114,7 @@ def _prepare_pack(panels: Panels, tasks: int, bias_alone: bool = False) -> tuple
     taps = prod(panels.kernel)
     taps_at = weights.taps_at(panels.kernel)
     prepared = Prepared(
-        kernels.pack_weight,
+        pack_weight,
         panels.dtype,
         tasks,
         "weight packed bias whole_bias",
@@ -287,7 +288,7 @@ def cut(conv: Convolution, itemsize: int, tasks: int) -> Blocks:
         moves * kernels.MOVE_FIELDS * 8,
         fills * kernels.FILL_FIELDS * 8,
         kernels.FRESH_PANELS * ROWS * block_depth * itemsize if fresh else 0,
-        kernels.PACK.itemsize,
+        PACK.itemsize,
     )
     *at, end = places(sizes)
     return Blocks._make(
@@ -411,7 +412,7 @@ def prepare(
         dtype,
         tasks,
         "x weight bias y scratch",
-        pack_task=kernels.pack_weight.task(dtype).address if fresh else 0,
+        pack_task=pack_weight.task(dtype).address if fresh else 0,
         scratch_bytes=blocks.scratch_bytes,
         relu=int(relu),
         x_n=conv.groups * conv.group_in * plane,
