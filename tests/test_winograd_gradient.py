@@ -224,9 +224,13 @@ def test_what_auto_chooses(layout: str) -> None:
     assert "do not pay" in plan(32, 3, 56, 64).rejected["winograd"]
     assert "operations" in plan(1, 12, 12, 12).rejected["winograd"]
     assert "fit" in plan(16, 128, 2, 128).rejected["winograd"]
-    narrow = plan(8, 96, 28, 96, groups=8)  # of 12 channels
-    assert narrow.algorithm == "winograd" if LANES[32] <= 12 else "lanes" in narrow.rejected["winograd"]
-    assert plan(4, 512, 14, 512, groups=32).algorithm == "winograd"
+    groups = 4
+    for vectors, algorithm in ((1, "gemm"), (2, "winograd")):  # of a group's channels
+        channels = groups * vectors * LANES[32]
+        chosen = plan(8, channels, 28, channels, groups=groups)
+        if channels >= 12 * groups:
+            assert chosen.algorithm == algorithm
+            assert algorithm == "winograd" or "lanes" in chosen.rejected["winograd"]
     try:
         fastconv.set_float32_precision("highest")
         assert "highest" in plan(*LAYERS[0]).rejected["winograd"]
